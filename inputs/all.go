@@ -1,0 +1,17 @@
+// Package inputs holds Ossify's native inputs: one file each, its schema beside it,
+// one line each in the table below.
+package inputs
+
+import (
+	"embed"
+
+	"github.com/ossify/ossify/module"
+)
+
+// Schemas holds NAME.meta.json of every native module of this family.
+//
+//go:embed *.meta.json
+var Schemas embed.FS
+
+// All lists the native inputs, sorted by name.
+var All = []module.Module{}
