@@ -15,5 +15,22 @@ var Schemas embed.FS
 
 // All lists the native stages, sorted by name.
 var All = []module.Module{
+	module.Stage("org.osbuild.chmod", chmod),
+	module.Stage("org.osbuild.copy", copyPaths),
+	module.Stage("org.osbuild.error", fail),
+	module.Stage("org.osbuild.fstab", fstab),
+	module.Stage("org.osbuild.groups", groups),
+	module.Stage("org.osbuild.hostname", hostname),
+	module.Stage("org.osbuild.kernel-cmdline", kernelCmdline),
+	module.Stage("org.osbuild.locale", locale),
+	module.Stage("org.osbuild.machine-id", machineID),
+	module.Stage("org.osbuild.mkdir", mkdir),
 	module.Stage("org.osbuild.noop", noop),
+	module.Stage("org.osbuild.script", script),
+	module.Stage("org.osbuild.systemd", systemd),
+	module.Stage("org.osbuild.tar", tarTree),
+	module.Stage("org.osbuild.test", bootTestStage),
+	module.Stage("org.osbuild.timezone", timezone),
+	module.Stage("org.osbuild.untar", untar),
+	module.Stage("org.osbuild.users", users),
 }

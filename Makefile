@@ -1,0 +1,44 @@
+# Ossify. `make run` builds a Debian disk image; `make test` runs every test.
+
+TAGS    := exclude_graphdriver_btrfs containers_image_openpgp netgo osusergo
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GO       = $(shell scripts/setup --go)
+PREFIX  ?= /usr/local
+SAMPLE  ?= samples/debian-minimal.toml
+
+export CGO_ENABLED = 1
+# Dependencies and the build cache are the user's own; nothing is written elsewhere.
+
+.PHONY: all build run test test-root lint bench install setup clean
+all: build
+
+setup:
+	scripts/setup build
+
+build: setup
+	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" \
+		-ldflags '-s -w -extldflags -static -X main.version=$(VERSION)' -o build/ossify ./cmd/ossify
+
+run:
+	scripts/setup build run
+	$(MAKE) --no-print-directory build
+	build/ossify compose $(SAMPLE) -o output
+
+test:
+	scripts/setup build run test
+	scripts/test
+
+lint: setup
+	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet -tags "$(TAGS)" ./...
+
+bench: 
+	scripts/setup build run test bench
+	$(MAKE) --no-print-directory build
+	test/bench/run
+
+install:
+	install -D -m 755 build/ossify $(DESTDIR)$(PREFIX)/bin/ossify
+
+clean:
+	rm -rf build

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/pipeline"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// storeOptions say where things are; every command that builds has them.
+type storeOptions struct {
+	store   string
+	libdirs []string
+	quiet   bool
+}
+
+func (o *storeOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
+	f.StringVar(&o.store, "cache", defaultStore(), "same as --store")
+	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own (can be given several times)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
+}
+
+// defaultStore follows the XDG base directory specification.
+func defaultStore() string {
+	if dir := os.Getenv("OSSIFY_STORE"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 && os.Getenv("_CONTAINERS_ROOTLESS_UID") == "" {
+		return "/var/lib/ossify"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "ossify")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "."
+	}
+	return filepath.Join(home, ".local", "share", "ossify")
+}
+
+type buildOptions struct {
+	storeOptions
+	checkpoints []string
+	exports     []string
+	output      string
+	json        bool
+	inspect     bool
+	timeout     int
+}
+
+func (o *buildOptions) addFlags(cmd *cobra.Command) {
+	o.storeOptions.addFlags(cmd)
+	f := cmd.Flags()
+	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
+	f.StringArrayVar(&o.exports, "export", nil, "pipeline whose tree is copied to the output directory (can be given several times)")
+	f.StringVar(&o.output, "output-directory", "", "directory for exports")
+	f.BoolVar(&o.json, "json", false, "print the result as JSON")
+	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
+	f.IntVar(&o.timeout, "stage-timeout", 0, "seconds that a stage may take, 0 for no limit")
+}
+
+// engine is an open store with what a build needs around it.
+type engine struct {
+	store      *store.Store
+	containers *sandbox.Containers
+	index      *pipeline.Index
+	monitor    monitor.Monitor
+	closers    []func() error
+}
+
+// openEngine enters the user namespace and opens the store. The caller closes
+// the engine.
+func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
+	e := &engine{monitor: mon}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if e.store, err = store.Open(o.store); err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, e.store.Close)
+	dir, remove, err := e.store.Scratch("containers-")
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, remove)
+	if e.containers, err = sandbox.NewContainers(dir); err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, e.containers.Close)
+	native, err := nativeLibdir(e.store)
+	if err != nil {
+		return nil, err
+	}
+	if e.index, err = pipeline.OpenIndex(append(append([]string{}, o.libdirs...), native)...); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *engine) close() error {
+	var errs []error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		errs = append(errs, e.closers[i]())
+	}
+	e.closers = nil
+	return errors.Join(errs...)
+}
+
+// newMonitor shows progress on standard error, live if that is a terminal.
+func newMonitor(quiet bool) monitor.Monitor {
+	switch {
+	case quiet:
+		return monitor.Null{}
+	case term.IsTerminal(int(os.Stderr.Fd())):
+		return monitor.NewTerminal(os.Stderr)
+	}
+	return monitor.NewLog(os.Stderr)
+}
+
+func readManifest(path string) (name string, data []byte, err error) {
+	if path == "-" {
+		data, err = io.ReadAll(os.Stdin)
+		return "<stdin>", data, err
+	}
+	data, err = os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, usageError{fmt.Errorf("manifest %s does not exist", path)}
+	}
+	return path, data, err
+}
+
+func buildManifest(ctx context.Context, path string, o *buildOptions) (err error) {
+	if len(o.exports) > 0 && o.output == "" {
+		return usageError{errors.New("--export needs --output-directory")}
+	}
+	if err := sandbox.EnterNamespace(); err != nil {
+		return err
+	}
+	name, data, err := readManifest(path)
+	if err != nil {
+		return err
+	}
+	mon := newMonitor(o.quiet || o.json || o.inspect)
+	defer mon.Close()
+	e, err := openEngine(&o.storeOptions, mon)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	m, err := pipeline.Load(name, data, e.index)
+	if err != nil {
+		return reportInvalid(err, o.json || o.inspect)
+	}
+	if o.inspect {
+		text, err := pipeline.Describe(m)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Printf("%s\n", text)
+		return err
+	}
+	targets, err := selectTargets(m, o)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	opts := pipeline.RunOptions{
+		Store: e.store, Containers: e.containers, Monitor: mon,
+		Targets: targets, StageTimeout: time.Duration(o.timeout) * time.Second,
+	}
+	res, runErr := m.Run(ctx, opts)
+	if runErr == nil {
+		for _, name := range o.exports {
+			if _, err := export(e, m, opts, m.Pipeline(name), filepath.Join(o.output, name)); err != nil {
+				return err
+			}
+		}
+	}
+	mon.Close()
+	if o.json {
+		if err := pipeline.WriteResult(os.Stdout, m, res, runErr); err != nil {
+			return err
+		}
+		if runErr != nil && !errors.Is(runErr, errInterrupted) {
+			return reportedError{exitFailed}
+		}
+		return runErr
+	}
+	if !o.quiet {
+		summary(res, time.Since(start))
+		if runErr == nil {
+			for _, p := range targets {
+				fmt.Printf("%s:\t%s\n", p.Name, p.ID())
+			}
+		}
+	}
+	return runErr
+}
+
+// reportInvalid prints a manifest's faults as osbuild's JSON where that was
+// asked for.
+func reportInvalid(err error, asJSON bool) error {
+	var invalid *pipeline.ValidationError
+	if !asJSON || !errors.As(err, &invalid) {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(invalid); err != nil {
+		return err
+	}
+	return reportedError{exitInvalid}
+}
+
+// selectTargets turns --export and --checkpoint into pipelines; without either
+// everything is built.
+func selectTargets(m *pipeline.Manifest, o *buildOptions) ([]*pipeline.Pipeline, error) {
+	var targets []*pipeline.Pipeline
+	for _, name := range o.exports {
+		p := m.Pipeline(name)
+		if p == nil {
+			var names []string
+			for _, p := range m.Pipelines {
+				names = append(names, p.Name)
+			}
+			return nil, fmt.Errorf("export %q is no pipeline of %s; it has: %s", name, m.Name, strings.Join(names, ", "))
+		}
+		targets = append(targets, p)
+	}
+	for _, pattern := range o.checkpoints {
+		matched, err := m.Match(pattern)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if len(matched) == 0 {
+			return nil, fmt.Errorf("checkpoint %q matches no pipeline, stage or id of %s", pattern, m.Name)
+		}
+		targets = append(targets, matched...)
+	}
+	if len(targets) == 0 {
+		targets = m.Pipelines
+	}
+	return targets, nil
+}
+
+// export copies the tree of a built pipeline to dir.
+func export(e *engine, m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeline.Pipeline, dir string) ([]string, error) {
+	layer, err := m.Tree(p, opts)
+	if err != nil {
+		return nil, err
+	}
+	if layer == nil {
+		return nil, fmt.Errorf("pipeline %q has no stages, so there is nothing to export", p.Name)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("export to %s: %w", dir, err)
+	}
+	return e.store.Export(layer, dir)
+}
+
+// summary tells what was cached, what ran and how long it took.
+func summary(res *pipeline.Result, total time.Duration) {
+	s := monitor.SummaryData{Total: total}
+	for _, src := range res.Sources {
+		s.Downloads = append(s.Downloads, monitor.SummaryDownload{
+			Source: src.Source.Name, Items: src.Items, Cached: src.Cached, Duration: src.Duration,
+		})
+	}
+	for _, p := range res.Pipelines {
+		for _, st := range p.Stages {
+			s.Stages = append(s.Stages, monitor.SummaryStage{
+				Pipeline: p.Pipeline.Name, Name: st.Stage.Name, Cached: st.Cached, Success: st.Success, Duration: st.Duration,
+			})
+		}
+	}
+	monitor.Summary(os.Stdout, s)
+}

@@ -1,0 +1,152 @@
+// Command ossify builds operating-system images without root. It is the engine,
+// the command line and, under their own names, every native module.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/ossify/ossify/pipeline"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/spf13/cobra"
+	"go.podman.io/storage/pkg/reexec"
+)
+
+// version is set by the Makefile.
+var version = "devel"
+
+// Exit statuses: 2 is for what is wrong before anything runs, as osbuild's.
+const (
+	exitFailed      = 1
+	exitInvalid     = 2
+	exitInterrupted = 130
+)
+
+// errInterrupted is the cause of a build that the user ended.
+var errInterrupted = errors.New("interrupted")
+
+// usageError is wrong use of the command line.
+type usageError struct{ error }
+
+func main() {
+	if sandbox.IsContainerInit() {
+		sandbox.ContainerInit()
+	}
+	if reexec.Init() {
+		return
+	}
+	ctx, stop := signalContext()
+	defer stop()
+	if m, ok := nativeModule(); ok {
+		if err := m.Main(ctx, os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "error: %v\n", err)
+			os.Exit(exitFailed)
+		}
+		return
+	}
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// signalContext is cancelled by the first SIGINT, SIGTERM or SIGHUP. A later
+// one ends the process at once; those within a second of the first are taken
+// for the same key press, which reaches us from the terminal and from our
+// parent process.
+func signalContext() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		first := time.Now()
+		cancel(errInterrupted)
+		for range signals {
+			if time.Since(first) > time.Second {
+				os.Exit(exitInterrupted)
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(signals) }
+}
+
+func run(ctx context.Context, args []string) int {
+	cmd := rootCommand()
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	return report(err)
+}
+
+// report is the one place that turns an error into a message and a status.
+func report(err error) int {
+	var invalid *pipeline.ValidationError
+	var usage usageError
+	var failed *pipeline.StageFailed
+	switch {
+	case errors.Is(err, errReported):
+		var r reportedError
+		errors.As(err, &r)
+		return r.status
+	case errors.Is(err, errInterrupted):
+		fmt.Fprintln(os.Stderr, "ossify: interrupted; finished stages are kept")
+		return exitInterrupted
+	case errors.As(err, &invalid):
+		fmt.Fprintf(os.Stderr, "ossify: %v\n", err)
+		return exitInvalid
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "ossify: %v\nTry 'ossify --help'.\n", err)
+		return exitInvalid
+	case errors.As(err, &failed):
+		if lines := failed.Result.LastLines(25); len(lines) > 0 {
+			fmt.Fprintf(os.Stderr, "\nlast output of %s:\n", failed.Result.Stage.Name)
+			for _, line := range lines {
+				fmt.Fprintln(os.Stderr, "  "+line)
+			}
+			fmt.Fprintln(os.Stderr)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "ossify: %v\n", err)
+	return exitFailed
+}
+
+// errReported marks an error that was already told in another form (JSON).
+var errReported = errors.New("reported")
+
+type reportedError struct{ status int }
+
+func (reportedError) Error() string        { return "reported" }
+func (reportedError) Is(target error) bool { return target == errReported }
+
+func rootCommand() *cobra.Command {
+	var opts buildOptions
+	root := &cobra.Command{
+		Use:           "ossify MANIFEST",
+		Short:         "Build operating-system images without root",
+		Long:          "Ossify runs an osbuild manifest (a file, or - for standard input) without root.\nEvery stage becomes a checkpoint in the store, so that building again only does what changed.",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("one manifest is needed, got %d arguments", len(args))}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return buildManifest(cmd.Context(), args[0], &opts)
+		},
+	}
+	root.SetVersionTemplate("ossify {{.Version}}\n")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	opts.addFlags(root)
+	root.AddCommand(composeCommand(), bootCommand())
+	return root
+}

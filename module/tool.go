@@ -1,0 +1,133 @@
+package module
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+)
+
+// ToolPath is the PATH for programs of a build root or tree. A module's own
+// PATH may lack the sbin folders, in which most tools of the system lie.
+const ToolPath = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+// toolPackages says which package holds a tool, as Debian 12 and Fedora ship
+// them; it is a function because a table would be global state.
+func toolPackages(tool string) (debian, fedora string) {
+	switch tool {
+	case "chgrp", "chmod", "chown", "chroot", "cp", "env", "install", "ln", "mkdir", "mv", "rm", "truncate":
+		return "coreutils", "coreutils"
+	case "debugfs", "dumpe2fs", "e2fsck", "mke2fs", "mkfs.ext2", "mkfs.ext3", "mkfs.ext4", "resize2fs", "tune2fs":
+		return "e2fsprogs", "e2fsprogs"
+	case "mkfs.xfs", "xfs_admin", "xfs_db", "xfs_repair":
+		return "xfsprogs", "xfsprogs"
+	case "mkfs.fat", "mkfs.vfat", "fatlabel", "fsck.fat":
+		return "dosfstools", "dosfstools"
+	case "mkfs.btrfs":
+		return "btrfs-progs", "btrfs-progs"
+	case "mattrib", "mcopy", "mdir", "mlabel", "mmd":
+		return "mtools", "mtools"
+	case "grub-editenv", "grub-mkimage", "grub-mkrescue":
+		return "grub-common", ""
+	case "grub2-editenv", "grub2-mkimage":
+		return "", "grub2-tools"
+	case "grub-bios-setup":
+		return "grub-pc-bin", ""
+	case "qemu-img":
+		return "qemu-utils", "qemu-img"
+	case "xz":
+		return "xz-utils", "xz"
+	case "bzip2", "gzip", "lzip", "lzop", "tar", "zstd":
+		return tool, tool
+	case "lzma":
+		return "xz-utils", "xz-lzma-compat"
+	case "compress":
+		return "ncompress", "ncompress"
+	case "dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "dpkg-trigger", "update-alternatives":
+		return "dpkg", "dpkg"
+	case "apt", "apt-get", "apt-config":
+		return "apt", "apt"
+	case "systemctl", "systemd-firstboot", "systemd-sysusers", "systemd-tmpfiles":
+		return "systemd", "systemd"
+	case "groupadd", "groupmod", "useradd", "userdel", "usermod":
+		return "passwd", "shadow-utils"
+	case "passwd":
+		return "passwd", "passwd"
+	case "mkhomedir_helper":
+		return "libpam-modules-bin", "pam"
+	case "ldconfig":
+		return "libc-bin", "glibc"
+	case "gpgv":
+		return "gpgv", "gnupg2"
+	case "sfdisk":
+		return "fdisk", "util-linux"
+	case "mkswap":
+		return "util-linux", "util-linux"
+	case "mount", "umount":
+		return "mount", "util-linux-core"
+	case "sh":
+		return "dash", "bash"
+	}
+	return "", ""
+}
+
+// MissingTool is the error for a program that a module needs and that the
+// build root or tree does not hold.
+type MissingTool struct {
+	// Tool is the program's name without a directory.
+	Tool string
+	// Where says in words what was searched, such as "the build root".
+	Where string
+}
+
+// Error names the tool, where it was searched, and the package to install.
+func (e *MissingTool) Error() string {
+	text := fmt.Sprintf("%s is not in %s", e.Tool, e.Where)
+	debian, fedora := toolPackages(e.Tool)
+	switch {
+	case debian == "" && fedora == "":
+		return text + ": install the package that holds it"
+	case fedora == "":
+		return fmt.Sprintf("%s: install package %s (Debian)", text, debian)
+	case debian == "":
+		return fmt.Sprintf("%s: install package %s (Fedora)", text, fedora)
+	case debian == fedora:
+		return fmt.Sprintf("%s: install package %s (Debian and Fedora)", text, debian)
+	}
+	return fmt.Sprintf("%s: install package %s (Debian) or %s (Fedora)", text, debian, fedora)
+}
+
+// LookTool returns the absolute path of a program of the build root, which is
+// where the calling module runs. It searches PATH and then ToolPath; if the
+// program is in neither, the error is a *MissingTool.
+func LookTool(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil && filepath.IsAbs(path) {
+		return path, nil
+	}
+	for _, dir := range strings.Split(ToolPath, ":") {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", &MissingTool{Tool: name, Where: "the build root"}
+}
+
+// LookToolIn returns the path of a program below root as a process sees it
+// that has root as its root directory, or a *MissingTool. Symbolic links are
+// followed inside root only.
+func LookToolIn(root, name string) (string, error) {
+	for _, dir := range strings.Split(ToolPath, ":") {
+		path := filepath.Join(dir, name)
+		host, err := securejoin.SecureJoin(root, path)
+		if err != nil {
+			continue
+		}
+		if info, err := os.Stat(host); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", &MissingTool{Tool: name, Where: "the tree"}
+}

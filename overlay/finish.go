@@ -1,0 +1,98 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// fewFiles is the number of changed paths up to which each is synced by itself.
+// Beyond it one syncfs is cheaper, although it waits for everybody's data.
+const fewFiles = 64
+
+// Finish brings an unmounted upper directory into the form in which it is
+// committed: no time later than epoch (seconds since 1970; nil leaves times
+// alone, as osbuild's clamp_mtime), and everything on disk.
+func Finish(upper string, epoch *int64) error {
+	var changed []string
+	many := false
+	err := filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if epoch != nil {
+			if err := clamp(path, *epoch); err != nil {
+				return err
+			}
+		}
+		if len(changed) < fewFiles {
+			if d.IsDir() || d.Type().IsRegular() {
+				changed = append(changed, path)
+			}
+			return nil
+		}
+		many = true
+		if epoch == nil {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("finish layer: %w", err)
+	}
+	if many {
+		return syncFilesystem(upper)
+	}
+	for _, path := range changed {
+		if err := syncPath(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func clamp(path string, epoch int64) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if st.Mtim.Sec < epoch || (st.Mtim.Sec == epoch && st.Mtim.Nsec == 0) {
+		return nil
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: epoch}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "utimensat", Path: path, Err: err}
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
+}
+
+func syncFilesystem(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync filesystem of %s: %w", path, err)
+	}
+	return nil
+}

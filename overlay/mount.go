@@ -1,0 +1,204 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stack is a stack of directories to be mounted as one tree.
+type Stack struct {
+	// Lower are the read-only directories, uppermost first.
+	Lower []string
+	// Upper takes the changes. Empty makes the tree read-only.
+	Upper string
+	// Work is an empty directory on Upper's filesystem. The kernel owns it
+	// while the stack is mounted.
+	Work string
+	// Volatile makes fsync and syncfs on the tree free: the caller syncs
+	// Upper itself before relying on it (kernel's overlayfs.rst).
+	Volatile bool
+	// UserXattr keeps overlay's marks in user.overlay.*, which is all that a
+	// user namespace may write.
+	UserXattr bool
+}
+
+// Mount mounts the stack at target, an existing directory. The returned
+// function unmounts it, at once or, if the tree is still busy, when its last
+// user is gone, and removes what a volatile mount leaves in Work.
+func (s *Stack) Mount(target string) (unmount func() error, err error) {
+	if s.Upper == "" && len(s.Lower) == 1 {
+		// Overlay wants two layers; a single read-only one is a bind mount.
+		if err := bindReadOnly(s.Lower[0], target); err != nil {
+			return nil, err
+		}
+	} else if err := s.mountNew(target); err != nil {
+		if !errors.Is(err, errNoLowerAppend) {
+			return nil, err
+		}
+		if err := s.mountOld(target); err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+		if s.Volatile {
+			return s.forgetVolatile()
+		}
+		return nil
+	}, nil
+}
+
+// forgetVolatile removes the mark with which the kernel refuses to mount an
+// upper directory again that was volatile. The caller syncs before committing.
+func (s *Stack) forgetVolatile() error {
+	mark := filepath.Join(s.Work, "work", "incompat")
+	if err := os.RemoveAll(mark); err != nil {
+		return fmt.Errorf("clean up volatile overlay: %w", err)
+	}
+	return nil
+}
+
+func bindReadOnly(source, target string) error {
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr); err != nil {
+		_ = unix.Unmount(target, unix.MNT_DETACH)
+		return fmt.Errorf("make %s read-only: %w", target, err)
+	}
+	return nil
+}
+
+// errNoLowerAppend says that the kernel (before 6.8) does not take lower
+// directories one at a time.
+var errNoLowerAppend = errors.New("overlay without lowerdir+")
+
+// mountNew uses the mount API of file descriptors, which has no limit on the
+// length of options: 500 lower directories are possible (fsconfig(2)).
+func (s *Stack) mountNew(target string) error {
+	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open overlay filesystem: %w", err)
+	}
+	defer unix.Close(fsfd)
+	lower := s.Lower
+	if len(lower) == 0 {
+		return errors.New("internal error: overlay without a lower directory")
+	}
+	for _, dir := range lower {
+		if err := unix.FsconfigSetString(fsfd, "lowerdir+", dir); err != nil {
+			if errors.Is(err, unix.EINVAL) {
+				return errNoLowerAppend
+			}
+			return fmt.Errorf("overlay: add %s: %w", dir, err)
+		}
+	}
+	if s.Upper != "" {
+		if err := unix.FsconfigSetString(fsfd, "upperdir", s.Upper); err != nil {
+			return fmt.Errorf("overlay: upper directory %s: %w", s.Upper, err)
+		}
+		if err := unix.FsconfigSetString(fsfd, "workdir", s.Work); err != nil {
+			return fmt.Errorf("overlay: work directory %s: %w", s.Work, err)
+		}
+	}
+	for _, flag := range s.flags() {
+		if err := unix.FsconfigSetFlag(fsfd, flag); err != nil {
+			return fmt.Errorf("overlay: option %s: %w", flag, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return fmt.Errorf("mount overlay at %s: %w", target, err)
+	}
+	attr := 0
+	if s.Upper == "" {
+		attr = unix.MOUNT_ATTR_RDONLY
+	}
+	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return fmt.Errorf("mount overlay at %s: %w", target, err)
+	}
+	defer unix.Close(mfd)
+	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach overlay at %s: %w", target, err)
+	}
+	return nil
+}
+
+// mountOld uses mount(2), whose options must fit into one page; paths relative
+// to a common parent keep them short.
+func (s *Stack) mountOld(target string) error {
+	base := commonParent(s.Lower)
+	short := make([]string, len(s.Lower))
+	for i, dir := range s.Lower {
+		rel, err := filepath.Rel(base, dir)
+		if err != nil {
+			return fmt.Errorf("overlay: %w", err)
+		}
+		short[i] = rel
+	}
+	opts := "lowerdir=" + strings.Join(short, ":")
+	if s.Upper != "" {
+		opts += ",upperdir=" + s.Upper + ",workdir=" + s.Work
+	}
+	if flags := s.flags(); len(flags) > 0 {
+		opts += "," + strings.Join(flags, ",")
+	}
+	if len(opts) >= os.Getpagesize() {
+		return fmt.Errorf("mount overlay: %d layers are too many for this kernel (6.8 or later takes 500)", len(s.Lower))
+	}
+	flags := uintptr(0)
+	if s.Upper == "" {
+		flags = unix.MS_RDONLY
+	}
+	errc := make(chan error, 1)
+	go func() {
+		// The thread gets a working directory of its own and is thrown
+		// away: it is never unlocked.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Chdir(base)
+		}
+		if err == nil {
+			err = unix.Mount("overlay", target, "overlay", flags, opts)
+		}
+		errc <- err
+	}()
+	if err := <-errc; err != nil {
+		return fmt.Errorf("mount overlay at %s: %w", target, err)
+	}
+	return nil
+}
+
+func (s *Stack) flags() []string {
+	var flags []string
+	if s.Volatile && s.Upper != "" {
+		flags = append(flags, "volatile")
+	}
+	if s.UserXattr {
+		flags = append(flags, "userxattr")
+	}
+	return flags
+}
+
+func commonParent(paths []string) string {
+	if len(paths) == 0 {
+		return "/"
+	}
+	parent := filepath.Dir(paths[0])
+	for _, p := range paths[1:] {
+		for parent != "/" && !strings.HasPrefix(p, parent+"/") {
+			parent = filepath.Dir(parent)
+		}
+	}
+	return parent
+}

@@ -1,0 +1,391 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+	"golang.org/x/sync/errgroup"
+)
+
+// RunOptions are what a build needs besides the manifest.
+type RunOptions struct {
+	Store      *store.Store
+	Containers *sandbox.Containers
+	Monitor    monitor.Monitor
+	// Targets are the pipelines to build, with all that they need. Empty
+	// means every pipeline of the manifest.
+	Targets []*Pipeline
+	// StageTimeout ends a stage that takes longer; 0 is no limit.
+	StageTimeout time.Duration
+}
+
+// Result is what a build did. It is complete for what ran, also after an error.
+type Result struct {
+	// Pipelines that were looked at, in the manifest's order.
+	Pipelines []*PipelineResult
+	// Sources that were asked for content.
+	Sources []*SourceResult
+}
+
+// PipelineResult is what became of one pipeline.
+type PipelineResult struct {
+	Pipeline *Pipeline
+	Stages   []*StageResult
+}
+
+// StageResult is what became of one stage.
+type StageResult struct {
+	Stage *Stage
+	// Cached says that the stage's checkpoint was there already.
+	Cached   bool
+	Success  bool
+	Duration time.Duration
+	// Output is the end of what the stage printed.
+	Output string
+	// Error is what the module reported, or nil.
+	Error    *sandbox.StageError
+	Metadata json.RawMessage
+}
+
+// SourceResult is what became of one source.
+type SourceResult struct {
+	Source *Source
+	// Items asked for, and how many of them were in the store already.
+	Items, Cached int
+	// Results as the source returned them.
+	Results  []json.RawMessage
+	Err      error
+	Duration time.Duration
+}
+
+// StageFailed is the error of a stage that ran and failed.
+type StageFailed struct {
+	Result *StageResult
+	// Status is the module's exit status.
+	Status int
+}
+
+// Error says which stage failed and why, in one line.
+func (e *StageFailed) Error() string {
+	s := e.Result.Stage
+	msg := fmt.Sprintf("pipeline %q: stage %d (%s) failed", s.Pipeline.Name, s.Index, s.Name)
+	switch {
+	case e.Result.Error != nil:
+		return msg + ": " + e.Result.Error.Value
+	case e.Status > 128:
+		return fmt.Sprintf("%s: killed by signal %d", msg, e.Status-128)
+	}
+	return fmt.Sprintf("%s: exit status %d", msg, e.Status)
+}
+
+// builder runs one manifest.
+type builder struct {
+	RunOptions
+	manifest *Manifest
+	keys     map[*Stage]string
+	hostKey  string
+	runs     map[*Pipeline]*pipelineRun
+	sources  map[*Source]*sourceRun
+	slots    chan struct{}
+	roots    rootCache
+	mu       sync.Mutex
+	seq      int
+}
+
+// pipelineRun is a pipeline that is looked at in this build.
+type pipelineRun struct {
+	pipeline *Pipeline
+	result   *PipelineResult
+	// first is the index of the first stage that has to run; base is the
+	// checkpoint below it.
+	first int
+	base  *store.Layer
+	// done is closed when top holds the pipeline's tree, or err is set.
+	done chan struct{}
+	top  *store.Layer
+	err  error
+}
+
+// Run builds the targets. Checkpoints that are in the store are taken from
+// there, pipelines that do not need each other run at the same time.
+func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
+	b := &builder{
+		RunOptions: opts, manifest: m,
+		runs:    map[*Pipeline]*pipelineRun{},
+		sources: map[*Source]*sourceRun{},
+		slots:   make(chan struct{}, runtime.NumCPU()),
+	}
+	if len(b.Targets) == 0 {
+		b.Targets = m.Pipelines
+	}
+	if err := b.computeKeys(); err != nil {
+		return &Result{}, err
+	}
+	for _, p := range b.Targets {
+		if err := b.plan(p); err != nil {
+			return b.result(), err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, s := range b.sources {
+		group.Go(func() error { return b.download(ctx, s) })
+	}
+	for _, r := range b.runs {
+		group.Go(func() error {
+			defer close(r.done)
+			r.err = b.build(ctx, r)
+			return r.err
+		})
+	}
+	err := group.Wait()
+	return b.result(), err
+}
+
+// Tree returns the checkpoint of a pipeline that was built, or nil.
+func (m *Manifest) Tree(p *Pipeline, opts RunOptions) (*store.Layer, error) {
+	b := &builder{RunOptions: opts, manifest: m}
+	if err := b.computeKeys(); err != nil {
+		return nil, err
+	}
+	if len(p.Stages) == 0 {
+		return nil, nil
+	}
+	last := p.Stages[len(p.Stages)-1]
+	return b.Store.Find(last.ID, b.keys[last])
+}
+
+func (b *builder) result() *Result {
+	res := &Result{}
+	for _, p := range b.manifest.Pipelines {
+		if r := b.runs[p]; r != nil {
+			res.Pipelines = append(res.Pipelines, r.result)
+		}
+	}
+	for _, s := range b.manifest.Sources {
+		if r := b.sources[s]; r != nil {
+			res.Sources = append(res.Sources, r.result)
+		}
+	}
+	return res
+}
+
+// plan finds out what of the pipeline has to run and what that needs.
+func (b *builder) plan(p *Pipeline) error {
+	if b.runs[p] != nil {
+		return nil
+	}
+	r := &pipelineRun{pipeline: p, result: &PipelineResult{Pipeline: p}, done: make(chan struct{})}
+	b.runs[p] = r
+	for i := len(p.Stages) - 1; i >= 0; i-- {
+		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
+		if err != nil {
+			return err
+		}
+		if layer != nil {
+			r.first, r.base = i+1, layer
+			break
+		}
+	}
+	if r.first == len(p.Stages) {
+		return nil
+	}
+	if p.Build != nil {
+		if err := b.plan(p.Build); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Stages[r.first:] {
+		if err := supported(s); err != nil {
+			return err
+		}
+		for _, dep := range s.Dependencies() {
+			if err := b.plan(dep); err != nil {
+				return err
+			}
+		}
+		if err := b.planSources(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// supported refuses before anything runs what a stage asks for in vain.
+func supported(s *Stage) error {
+	if len(s.Devices) > 0 || len(s.Mounts) > 0 {
+		return fmt.Errorf("pipeline %q: stage %d (%s) uses devices and mounts, which need a kernel mount by root: write disks with the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without",
+			s.Pipeline.Name, s.Index, s.Name)
+	}
+	return nil
+}
+
+// wait returns the tree of a pipeline that this build looks at.
+func (b *builder) wait(ctx context.Context, p *Pipeline) (*store.Layer, error) {
+	r := b.runs[p]
+	select {
+	case <-r.done:
+		return r.top, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// build runs the pipeline's stages, each on the checkpoint of the one before.
+func (b *builder) build(ctx context.Context, r *pipelineRun) error {
+	p := r.pipeline
+	b.Monitor.BeginPipeline(monitor.PipelineInfo{Name: p.Name, ID: p.ID(), Stages: len(p.Stages), Cached: r.first})
+	for _, s := range p.Stages[:r.first] {
+		res := &StageResult{Stage: s, Cached: true, Success: true}
+		r.result.Stages = append(r.result.Stages, res)
+		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: true})
+	}
+	r.top = r.base
+	var err error
+	for _, s := range p.Stages[r.first:] {
+		var res *StageResult
+		res, r.top, err = b.stage(ctx, s, r.top)
+		if res != nil {
+			r.result.Stages = append(r.result.Stages, res)
+		}
+		if err != nil {
+			break
+		}
+	}
+	b.Monitor.EndPipeline(p.Name, err == nil)
+	return err
+}
+
+func info(s *Stage) monitor.StageInfo {
+	return monitor.StageInfo{Pipeline: s.Pipeline.Name, Name: s.Name, ID: s.ID, Index: s.Index, Count: len(s.Pipeline.Stages)}
+}
+
+// stage makes the stage's checkpoint on base, unless another build has made it
+// meanwhile.
+func (b *builder) stage(ctx context.Context, s *Stage, base *store.Layer) (*StageResult, *store.Layer, error) {
+	root, err := b.root(ctx, s.Pipeline)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := b.waitSources(ctx, s); err != nil {
+		return nil, nil, err
+	}
+	trees := map[string]*store.Layer{}
+	for _, dep := range s.Dependencies() {
+		if trees[dep.ID()], err = b.wait(ctx, dep); err != nil {
+			return nil, nil, err
+		}
+	}
+	unlock, err := b.Store.LockStage(s.ID, func() {
+		b.Monitor.Waiting(fmt.Sprintf("another build on this store is at %s of pipeline %s", s.Name, s.Pipeline.Name))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	if layer, err := b.Store.Find(s.ID, b.keys[s]); err != nil || layer != nil {
+		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: err == nil})
+		return &StageResult{Stage: s, Cached: true, Success: err == nil}, layer, err
+	}
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	return b.runStage(ctx, s, base, root, trees)
+}
+
+func (b *builder) runStage(ctx context.Context, s *Stage, base *store.Layer, root *preparedRoot, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
+	b.Monitor.BeginStage(info(s))
+	start := time.Now()
+	res := &StageResult{Stage: s}
+	defer func() {
+		res.Duration = time.Since(start)
+		b.Monitor.EndStage(info(s), monitor.StageResult{Success: res.Success, Duration: res.Duration})
+	}()
+	layer, err := b.Store.Create(base, b.keys[s])
+	if err != nil {
+		return res, nil, err
+	}
+	kept := false
+	defer func() {
+		if err != nil && !kept {
+			err = errors.Join(err, b.Store.Delete(layer))
+		}
+	}()
+	out := &capture{max: maxOutput, tee: func(p []byte) { b.Monitor.StageOutput(info(s), p) }}
+	status, err := b.execute(ctx, s, layer, root, trees, res, out)
+	res.Output = out.String()
+	if err != nil {
+		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
+	}
+	if status != 0 {
+		if err := b.Store.KeepFailed(layer, s.Pipeline.Name); err != nil {
+			return res, nil, err
+		}
+		kept = true
+		return res, nil, &StageFailed{Result: res, Status: status}
+	}
+	if err := b.Store.Commit(layer, s.ID, s.SourceEpoch, res.Metadata); err != nil {
+		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
+	}
+	if s.Index == len(s.Pipeline.Stages)-1 {
+		if err := b.Store.ForgetFailed(s.Pipeline.Name); err != nil {
+			return res, nil, err
+		}
+	}
+	res.Success = true
+	return res, layer, nil
+}
+
+// maxOutput is how much of a stage's output is kept for the result, in bytes.
+const maxOutput = 4 << 20
+
+// capture keeps the end of a stage's output and hands all of it on.
+type capture struct {
+	max int
+	buf []byte
+	cut bool
+	tee func([]byte)
+}
+
+func (c *capture) Write(p []byte) (int, error) {
+	c.tee(p)
+	c.buf = append(c.buf, p...)
+	if len(c.buf) > 2*c.max {
+		c.cut = true
+		c.buf = append(c.buf[:0], c.buf[len(c.buf)-c.max:]...)
+	}
+	return len(p), nil
+}
+
+func (c *capture) String() string {
+	text := bytes.ToValidUTF8(c.buf, []byte("\ufffd"))
+	if c.cut {
+		return "[...]\n" + string(text)
+	}
+	return string(text)
+}
+
+// LastLines returns the last n lines of a stage's output, for a message.
+func (r *StageResult) LastLines(n int) []string {
+	text := strings.TrimRight(r.Output, "\n")
+	if text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return lines
+}

@@ -1,0 +1,314 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	originSource   = "org.osbuild.source"
+	originPipeline = "org.osbuild.pipeline"
+)
+
+// mapped is what the inputs of a stage were made into.
+type mapped struct {
+	// dir is shown to the stage as /run/osbuild/inputs.
+	dir  string
+	args map[string]json.RawMessage
+}
+
+// mapInputs runs the stage's input services. The returned function ends them
+// and takes their mounts away.
+func (b *builder) mapInputs(ctx context.Context, s *Stage, scratch string, trees map[string]*store.Layer) (_ *mapped, release func() error, err error) {
+	m := &mapped{args: map[string]json.RawMessage{}}
+	if len(s.Inputs) == 0 {
+		return m, func() error { return nil }, nil
+	}
+	m.dir = filepath.Join(scratch, "inputs")
+	if err := os.Mkdir(m.dir, 0o755); err != nil {
+		return nil, nil, err
+	}
+	// One mount to detach at the end, with all that is mounted below it.
+	if err := unix.Mount(m.dir, m.dir, "", unix.MS_BIND, ""); err != nil {
+		return nil, nil, fmt.Errorf("mount inputs: %w", err)
+	}
+	var services []*sandbox.Service
+	server, err := sandbox.ServeStore(filepath.Join(scratch, "store"), &storeAPI{b: b, trees: trees, dir: m.dir})
+	release = func() error {
+		var errs []error
+		for i := len(services) - 1; i >= 0; i-- {
+			errs = append(errs, services[i].Close())
+		}
+		if server != nil {
+			server.Close()
+		}
+		return errors.Join(append(errs, unix.Unmount(m.dir, unix.MNT_DETACH))...)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	for _, in := range s.Inputs {
+		service, err := sandbox.StartService(ctx, in.Module.Path, in.Module.Libdir, scratch, "input/"+in.Name)
+		if err != nil {
+			return nil, nil, errors.Join(err, release())
+		}
+		services = append(services, service)
+		m.args[in.Name], err = mapInput(service, in, m.dir)
+		if err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("input %q: %w", in.Name, err), release())
+		}
+	}
+	return m, release, nil
+}
+
+func mapInput(service *sandbox.Service, in *Input, dir string) (json.RawMessage, error) {
+	if in.Name != filepath.Base(in.Name) || in.Name == "." || in.Name == ".." {
+		return nil, errors.New("the name of an input must be a plain file name")
+	}
+	target := filepath.Join(dir, in.Name)
+	if err := os.Mkdir(target, 0o755); err != nil {
+		return nil, err
+	}
+	options := in.Options
+	if len(options) == 0 {
+		options = json.RawMessage("{}")
+	}
+	call := map[string]any{
+		"origin": in.Origin, "refs": in.Refs, "target": target, "options": options,
+		"api": map[string]string{"store": "store"}, // relative to the service's directory
+	}
+	var reply map[string]json.RawMessage
+	if err := service.Call("map", call, &reply, nil); err != nil {
+		return nil, err
+	}
+	var path string
+	if err := json.Unmarshal(reply["path"], &path); err != nil {
+		return nil, fmt.Errorf("the input returned no path: %w", err)
+	}
+	rel, err := filepath.Rel(dir, path)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		return nil, fmt.Errorf("the input returned %s, which is not below its target", path)
+	}
+	if reply["path"], err = json.Marshal(filepath.Join("/run/osbuild/inputs", rel)); err != nil {
+		return nil, err
+	}
+	return json.Marshal(reply)
+}
+
+// storeAPI answers the questions of input services.
+type storeAPI struct {
+	b     *builder
+	trees map[string]*store.Layer
+	// dir is the only place where trees are mounted.
+	dir string
+}
+
+// Source returns the folder of a content type.
+func (a *storeAPI) Source(name string) (string, error) {
+	if name != filepath.Base(name) || name == ".." {
+		return "", fmt.Errorf("invalid content type %q", name)
+	}
+	return filepath.Join(a.b.Store.Sources(), name), nil
+}
+
+// ReadTree mounts a tree somewhere and returns the place, "" if there is none.
+func (a *storeAPI) ReadTree(id string) (string, error) {
+	layer := a.trees[id]
+	if layer == nil {
+		return "", nil
+	}
+	return a.b.mountTree(layer)
+}
+
+// ReadTreeAt mounts a path of a tree at target.
+func (a *storeAPI) ReadTreeAt(id, target, subtree string) (string, error) {
+	if target != a.dir && !strings.HasPrefix(filepath.Clean(target), a.dir+"/") {
+		return "", fmt.Errorf("%s is not below the stage's inputs", target)
+	}
+	layer := a.trees[id]
+	if layer == nil {
+		return "", nil
+	}
+	if filepath.Clean("/"+subtree) == "/" {
+		stack, err := a.b.Store.ReadOnly(layer)
+		if err != nil {
+			return "", err
+		}
+		_, err = stack.Mount(target)
+		return target, err
+	}
+	tree, err := a.b.mountTree(layer)
+	if err != nil {
+		return "", err
+	}
+	return target, sandbox.BindInside(tree, subtree, target)
+}
+
+// Tempdir makes a folder that lives as long as the build.
+func (a *storeAPI) Tempdir() (string, error) {
+	dir, _, err := a.b.Store.Scratch("input-")
+	return dir, err
+}
+
+// sourceRun is a source whose content this build needs.
+type sourceRun struct {
+	source *Source
+	result *SourceResult
+	items  map[string]json.RawMessage
+	done   chan struct{}
+}
+
+// planSources notes which items of which sources the stage needs.
+func (b *builder) planSources(s *Stage) error {
+	for _, in := range s.Inputs {
+		if in.Origin != originSource {
+			continue
+		}
+		for ref := range in.Refs {
+			source := b.sourceOf(ref)
+			if source == nil {
+				return fmt.Errorf("pipeline %q: stage %d (%s): input %q refers to %s, which is in none of the manifest's sources",
+					s.Pipeline.Name, s.Index, s.Name, in.Name, ref)
+			}
+			r := b.sources[source]
+			if r == nil {
+				r = &sourceRun{source: source, result: &SourceResult{Source: source}, items: map[string]json.RawMessage{}, done: make(chan struct{})}
+				b.sources[source] = r
+			}
+			r.items[ref] = source.Items[ref]
+		}
+	}
+	return nil
+}
+
+func (b *builder) sourceOf(ref string) *Source {
+	for _, s := range b.manifest.Sources {
+		if _, ok := s.Items[ref]; ok {
+			return s
+		}
+	}
+	return nil
+}
+
+// waitSources returns when the content that the stage refers to is in the store.
+func (b *builder) waitSources(ctx context.Context, s *Stage) error {
+	for _, in := range s.Inputs {
+		if in.Origin != originSource {
+			continue
+		}
+		for ref := range in.Refs {
+			select {
+			case <-b.sources[b.sourceOf(ref)].done:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+// download fetches the items of a source that are not in the store.
+func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
+	start := time.Now()
+	name := r.source.Name
+	r.result.Items = len(r.items)
+	b.Monitor.BeginDownload(name, len(r.items), itemsSize(r.items))
+	defer func() {
+		r.result.Err, r.result.Duration = err, time.Since(start)
+		b.Monitor.EndDownload(name, r.result.Cached, err)
+		if err == nil {
+			close(r.done)
+		}
+	}()
+	service, err := sandbox.StartService(ctx, r.source.Module.Path, r.source.Module.Libdir, b.Store.Sources(), name)
+	if err != nil {
+		return err
+	}
+	options := r.source.Options
+	if len(options) == 0 {
+		options = json.RawMessage("{}")
+	}
+	var reply struct {
+		Success bool              `json:"success"`
+		Results []json.RawMessage `json:"results"`
+	}
+	err = service.Call("download", map[string]any{
+		"items": r.items, "options": options, "cache": b.Store.Sources(), "output": nil, "checksums": []string{},
+	}, &reply, func(signal json.RawMessage) {
+		var p struct {
+			Done       int64 `json:"done"`
+			Total      int64 `json:"total"`
+			ItemsDone  int   `json:"items-done"`
+			ItemsTotal int   `json:"items-total"`
+		}
+		if json.Unmarshal(signal, &p) == nil {
+			b.Monitor.Download(name, monitor.DownloadProgress{ItemsDone: p.ItemsDone, Items: p.ItemsTotal, Done: p.Done, Total: p.Total})
+		}
+	})
+	if closeErr := service.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("source: %w", err)
+	}
+	r.result.Results = reply.Results
+	var failed []string
+	for _, raw := range reply.Results {
+		var item struct {
+			Success  bool   `json:"success"`
+			Error    string `json:"error"`
+			Metadata struct {
+				Cached bool `json:"cached"`
+			} `json:"metadata"`
+		}
+		if err := json.Unmarshal(raw, &item); err != nil {
+			return fmt.Errorf("source %s: decode result: %w", name, err)
+		}
+		if item.Metadata.Cached {
+			r.result.Cached++
+		}
+		if !item.Success {
+			failed = append(failed, item.Error)
+		}
+	}
+	if !reply.Success {
+		if len(failed) == 0 {
+			failed = []string{"the source says that it failed, but not why"}
+		}
+		more := ""
+		if len(failed) > 1 {
+			more = fmt.Sprintf(" (and %d more)", len(failed)-1)
+		}
+		return fmt.Errorf("source %s: %s%s", name, failed[0], more)
+	}
+	return nil
+}
+
+// itemsSize adds up the sizes that the items state, in bytes; 0 if one does not.
+func itemsSize(items map[string]json.RawMessage) int64 {
+	var total int64
+	for _, raw := range items {
+		var item struct {
+			Size int64 `json:"size"`
+		}
+		if json.Unmarshal(raw, &item) != nil || item.Size == 0 {
+			return 0
+		}
+		total += item.Size
+	}
+	return total
+}

@@ -1,0 +1,212 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/ossify/ossify/overlay"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+)
+
+// preparedRoot is a build root with its runner's set-up done.
+type preparedRoot struct {
+	root  *sandbox.BuildRoot
+	layer *overlay.Stack
+}
+
+// rootCache holds the build roots of this build, by key.
+type rootCache struct {
+	mu    sync.Mutex
+	roots map[string]*rootEntry
+}
+
+type rootEntry struct {
+	once sync.Once
+	root *preparedRoot
+	err  error
+}
+
+// setupOnce is the runner's word that its set-up need not be repeated for each
+// stage.
+const setupOnce = "once"
+
+// root returns the build root of a pipeline, which it prepares if need be: the
+// runner runs once, and what it makes of /etc and /var is kept as a layer.
+func (b *builder) root(ctx context.Context, p *Pipeline) (*preparedRoot, error) {
+	key, err := b.rootKey(p)
+	if err != nil {
+		return nil, err
+	}
+	b.roots.mu.Lock()
+	if b.roots.roots == nil {
+		b.roots.roots = map[string]*rootEntry{}
+	}
+	entry := b.roots.roots[key]
+	if entry == nil {
+		entry = &rootEntry{}
+		b.roots.roots[key] = entry
+	}
+	b.roots.mu.Unlock()
+	entry.once.Do(func() { entry.root, entry.err = b.prepareRoot(ctx, p, key) })
+	return entry.root, entry.err
+}
+
+func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*preparedRoot, error) {
+	root := &sandbox.BuildRoot{Tree: "/"}
+	if p.Build != nil {
+		top, err := b.wait(ctx, p.Build)
+		if err != nil {
+			return nil, err
+		}
+		if top == nil {
+			return nil, fmt.Errorf("pipeline %q: its build pipeline %q is empty", p.Name, p.Build.Name)
+		}
+		tree, err := b.mountTree(top)
+		if err != nil {
+			return nil, err
+		}
+		root = &sandbox.BuildRoot{Tree: tree, Boot: true}
+	}
+	name := "ossify-root-" + key
+	unlock, err := b.Store.LockStage(name, func() { b.Monitor.Waiting("another build on this store prepares the build root") })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	layer, err := b.Store.Find(name, key)
+	if err != nil {
+		return nil, err
+	}
+	if layer == nil {
+		if layer, err = b.setUpRoot(ctx, p, root, name, key); err != nil {
+			return nil, fmt.Errorf("prepare the build root of pipeline %q: %w", p.Name, err)
+		}
+	}
+	stack, err := b.Store.ReadOnly(layer)
+	if err != nil {
+		return nil, err
+	}
+	return &preparedRoot{root: root, layer: stack}, nil
+}
+
+func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.BuildRoot, name, key string) (_ *store.Layer, err error) {
+	layer, err := b.Store.Create(nil, key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Store.Delete(layer))
+		}
+	}()
+	stack, err := b.Store.Writable(layer)
+	if err != nil {
+		return nil, err
+	}
+	scratch, remove, err := b.Store.Scratch("root-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	out := &capture{max: maxOutput, tee: func([]byte) {}}
+	if err := b.Containers.PrepareRoot(ctx, scratch, root, stack, p.Runner.Path, filepath.Dir(filepath.Dir(p.Runner.Path)), out); err != nil {
+		if text := strings.TrimSpace(out.String()); text != "" {
+			err = fmt.Errorf("%w; it printed: %s", err, text)
+		}
+		return nil, err
+	}
+	return layer, b.Store.Commit(layer, name, nil, nil)
+}
+
+// mountTree mounts a checkpoint read-only for the rest of this run. The mount
+// goes away with the engine's mount namespace.
+func (b *builder) mountTree(layer *store.Layer) (string, error) {
+	stack, err := b.Store.ReadOnly(layer)
+	if err != nil {
+		return "", err
+	}
+	dir, _, err := b.Store.Scratch("tree-")
+	if err != nil {
+		return "", err
+	}
+	if _, err := stack.Mount(dir); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// execute maps the stage's inputs and runs its module on the layer.
+func (b *builder) execute(ctx context.Context, s *Stage, layer *store.Layer, root *preparedRoot, trees map[string]*store.Layer, res *StageResult, output io.Writer) (status int, err error) {
+	scratch, remove, err := b.Store.Scratch("stage-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	tree, err := b.Store.Writable(layer)
+	if err != nil {
+		return 0, err
+	}
+	inputs, release, err := b.mapInputs(ctx, s, scratch, trees)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	args, err := arguments(s, inputs.args)
+	if err != nil {
+		return 0, err
+	}
+	work := filepath.Join(scratch, filepath.Base(scratch))
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return 0, err
+	}
+	stage := &sandbox.Stage{
+		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
+		Arguments: args, Inputs: inputs.dir, Epoch: s.SourceEpoch,
+		Capabilities: s.Module.Meta.Capabilities, Timeout: b.StageTimeout,
+	}
+	if s.Pipeline.Runner.Meta.Setup != setupOnce {
+		stage.Runner = s.Pipeline.Runner.Path
+	}
+	r, err := b.Containers.RunStage(ctx, work, root.root, root.layer, tree, stage, output)
+	if err != nil {
+		return 0, err
+	}
+	res.Error, res.Metadata = r.Error, r.Metadata
+	return r.Status, nil
+}
+
+func arguments(s *Stage, inputs map[string]json.RawMessage) ([]byte, error) {
+	meta := map[string]any{"id": s.ID}
+	if s.SourceEpoch != nil {
+		meta["source-epoch"] = *s.SourceEpoch
+	}
+	options := s.Options
+	if len(options) == 0 {
+		options = json.RawMessage("{}")
+	}
+	data, err := json.Marshal(map[string]any{
+		"tree":    "/run/osbuild/tree",
+		"options": options,
+		"meta":    meta,
+		"inputs":  inputs,
+		"devices": map[string]any{},
+		"mounts":  map[string]any{},
+		"paths": map[string]string{
+			"inputs":  "/run/osbuild/inputs",
+			"devices": "/dev",
+			"mounts":  "/run/osbuild/mounts",
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode arguments: %w", err)
+	}
+	return data, nil
+}

@@ -1,0 +1,218 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/ossify/ossify/jsoncomm"
+	"golang.org/x/sys/unix"
+)
+
+// apiServer answers on one of the API's sockets while a stage runs.
+type apiServer struct {
+	fd     int
+	handle func(msg json.RawMessage) any
+	mu     sync.Mutex
+	conns  map[*jsoncomm.Conn]bool
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// maxConns bounds what a stage can make the engine hold open.
+const maxConns = 16
+
+// serveAPI listens at path. handle gets each message and returns the answer, or
+// nil for none; calls come from one connection at a time.
+func serveAPI(path string, handle func(json.RawMessage) any) (*apiServer, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	// Socket addresses are at most 107 bytes long; the folder's may not be.
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	defer dir.Close()
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: short}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("bind %s: %w", path, err)
+	}
+	if err := errors.Join(os.Chmod(path, 0o666), unix.Listen(fd, maxConns)); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	s := &apiServer{fd: fd, handle: handle, conns: map[*jsoncomm.Conn]bool{}}
+	s.wg.Add(1)
+	go s.accept()
+	return s, nil
+}
+
+func (s *apiServer) accept() {
+	defer s.wg.Done()
+	for {
+		fd, _, err := unix.Accept4(s.fd, unix.SOCK_CLOEXEC)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		conn := jsoncomm.New(fd)
+		s.mu.Lock()
+		if s.closed || len(s.conns) >= maxConns {
+			s.mu.Unlock()
+			conn.Close()
+			continue
+		}
+		s.conns[conn] = true
+		s.wg.Add(1)
+		s.mu.Unlock()
+		go s.converse(conn)
+	}
+}
+
+func (s *apiServer) converse(conn *jsoncomm.Conn) {
+	defer s.wg.Done()
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, conn)
+		s.mu.Unlock()
+		conn.Close()
+	}()
+	for {
+		var msg json.RawMessage
+		files, err := conn.Recv(&msg)
+		if err != nil {
+			return
+		}
+		jsoncomm.CloseAll(files)
+		if reply := s.handle(msg); reply != nil {
+			if err := conn.Send(reply); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// close ends all conversations and waits for them.
+func (s *apiServer) close() {
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.conns {
+		conn.Shutdown()
+	}
+	s.mu.Unlock()
+	_ = unix.Shutdown(s.fd, unix.SHUT_RDWR)
+	s.wg.Wait()
+	unix.Close(s.fd)
+}
+
+// StageError is what a module reported on the API socket before it ended.
+type StageError struct {
+	Type      string `json:"type"`
+	Value     string `json:"value"`
+	Traceback string `json:"traceback"`
+}
+
+// errorServer takes the exception of a stage.
+type errorServer struct {
+	mu  sync.Mutex
+	err *StageError
+}
+
+func (e *errorServer) handle(msg json.RawMessage) any {
+	var m struct {
+		Method    string     `json:"method"`
+		Exception StageError `json:"exception"`
+	}
+	if err := json.Unmarshal(msg, &m); err != nil || m.Method != "exception" {
+		return nil
+	}
+	e.mu.Lock()
+	e.err = &m.Exception
+	e.mu.Unlock()
+	return nil
+}
+
+func (e *errorServer) get() *StageError {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
+// refuseLoop answers requests for loop devices.
+func refuseLoop(json.RawMessage) any {
+	return map[string]any{"method": "exception", "exception": StageError{
+		Type:  "PermissionError",
+		Value: "loop devices need root: use the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without",
+	}}
+}
+
+// TreeStore answers what input services ask of the store.
+type TreeStore interface {
+	// ReadTree returns where the tree with that stage id can be read, or "".
+	ReadTree(id string) (string, error)
+	// ReadTreeAt makes a path of that tree readable at target and returns
+	// target, or "" if there is no such tree.
+	ReadTreeAt(id, target, subtree string) (string, error)
+	// Source returns the folder of a content type.
+	Source(contentType string) (string, error)
+	// Tempdir returns a new folder.
+	Tempdir() (string, error)
+}
+
+// StoreServer is the API socket of input services.
+type StoreServer struct{ api *apiServer }
+
+// ServeStore answers on a socket at path until Close.
+func ServeStore(path string, trees TreeStore) (*StoreServer, error) {
+	api, err := serveAPI(path, func(msg json.RawMessage) any { return answerStore(trees, msg) })
+	if err != nil {
+		return nil, err
+	}
+	return &StoreServer{api: api}, nil
+}
+
+// Close ends all conversations; the socket's file stays.
+func (s *StoreServer) Close() { s.api.close() }
+
+func answerStore(trees TreeStore, msg json.RawMessage) any {
+	var m struct {
+		Method  string `json:"method"`
+		ID      string `json:"object-id"`
+		Target  string `json:"target"`
+		Subtree string `json:"subtree"`
+		Name    string `json:"name"`
+	}
+	if err := json.Unmarshal(msg, &m); err != nil {
+		return map[string]any{"error": "malformed request: " + err.Error()}
+	}
+	var path string
+	var err error
+	switch m.Method {
+	case "read-tree":
+		path, err = trees.ReadTree(m.ID)
+	case "read-tree-at":
+		path, err = trees.ReadTreeAt(m.ID, m.Target, m.Subtree)
+	case "source":
+		path, err = trees.Source(m.Name)
+	case "mkdtemp":
+		path, err = trees.Tempdir()
+	default:
+		err = fmt.Errorf("unknown method %q", m.Method)
+	}
+	if err != nil {
+		return map[string]any{"error": err.Error()}
+	}
+	if path == "" {
+		return map[string]any{"path": nil}
+	}
+	return map[string]any{"path": path}
+}

@@ -1,0 +1,76 @@
+package sandbox
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/ossify/ossify/overlay"
+)
+
+// DefaultCapabilities are what osbuild leaves to a stage that asks for nothing
+// more (osbuild/pipeline.py).
+var DefaultCapabilities = []string{
+	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER",
+	"CAP_FSETID", "CAP_IPC_LOCK", "CAP_LINUX_IMMUTABLE", "CAP_MAC_OVERRIDE", "CAP_MKNOD",
+	"CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+	"CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+}
+
+// BuildRoot is the system whose tools a stage uses.
+type BuildRoot struct {
+	// Tree is the root directory of that system: "/" or a mounted tree.
+	Tree string
+	// Boot shows the tree's /boot too; a build pipeline's may hold boot
+	// loaders.
+	Boot bool
+}
+
+// rootLinks are the links into /usr of a merged-/usr system.
+var rootLinks = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
+
+// etcImports are the paths below /etc that tools need as the build root has
+// them: osbuild's own, and Debian's alternatives, or awk and friends dangle.
+var etcImports = []string{"etc/mke2fs.conf", "etc/containers", "etc/selinux", "etc/alternatives"}
+
+// skeleton lays out the parts of a build root that are kept in its layer:
+// mount points and links.
+func (b *BuildRoot) skeleton() []Op {
+	ops := []Op{
+		Dir{Target: "/etc", Mode: 0o755},
+		Dir{Target: "/usr", Mode: 0o755},
+		Dir{Target: "/dev", Mode: 0o755},
+		Dir{Target: "/proc", Mode: 0o555},
+		Dir{Target: "/sys", Mode: 0o555},
+		Dir{Target: "/run", Mode: 0o755},
+		Dir{Target: "/root", Mode: 0o700},
+		Dir{Target: "/tmp", Mode: 0o1777 | os.ModeSticky},
+		Dir{Target: "/var", Mode: 0o755},
+		Dir{Target: "/var/tmp", Mode: 0o1777 | os.ModeSticky},
+	}
+	for _, name := range rootLinks {
+		if st, err := os.Stat(filepath.Join(b.Tree, "usr", name)); err == nil && st.IsDir() {
+			ops = append(ops, Symlink{To: "usr/" + name, Target: "/" + name})
+		}
+	}
+	return ops
+}
+
+// ops lays out a container on this build root. stack holds the build root's
+// layer with a throw-away upper directory.
+func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
+	ops := []Op{
+		Overlay{Stack: stack, Target: "/"},
+		Bind{Source: filepath.Join(b.Tree, "usr"), Target: "/usr"},
+	}
+	if b.Boot {
+		ops = append(ops, Bind{Source: filepath.Join(b.Tree, "boot"), Target: "/boot", Optional: true})
+	}
+	for _, path := range etcImports {
+		ops = append(ops, Bind{Source: filepath.Join(b.Tree, path), Target: "/" + path, Optional: true})
+	}
+	return append(ops,
+		Bind{Source: "/sys", Target: "/sys"},
+		Tmpfs{Target: "/tmp", Mode: 0o1777},
+		Tmpfs{Target: "/run", Mode: 0o755},
+	)
+}

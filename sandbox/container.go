@@ -1,0 +1,281 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the container before Go starts
+	"golang.org/x/sys/unix"
+)
+
+// IsContainerInit says whether this process is libcontainer's first in a new
+// container; main then calls ContainerInit before anything else.
+func IsContainerInit() bool {
+	return len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != ""
+}
+
+// ContainerInit sets up the container and starts its program; it does not return.
+func ContainerInit() { libcontainer.Init() }
+
+// Command is a program to be run in a container.
+type Command struct {
+	// Args are the program, as an absolute path inside the container, and
+	// its arguments.
+	Args []string
+	// Env is the whole environment, KEY=VALUE.
+	Env []string
+	// Capabilities are kept inside the container's user namespace.
+	Capabilities []string
+	// Network keeps the engine's network; otherwise there is none.
+	Network bool
+	// Stdin may be nil.
+	Stdin io.Reader
+	// Stdout and Stderr get the output while it is written. They may be the
+	// same value.
+	Stdout, Stderr io.Writer
+	// Timeout ends the program; 0 is no limit.
+	Timeout time.Duration
+}
+
+// ErrTimeout is returned by Run when the command's time was up.
+var ErrTimeout = errors.New("time limit reached")
+
+// Containers makes containers. It holds what all of them share; several can
+// run at the same time.
+type Containers struct {
+	state    string
+	uid, gid []configs.IDMap
+	dev      string
+	close    func() error
+}
+
+// NewContainers prepares for containers whose state and shared devices live in
+// dir, which the caller removes after Close.
+func NewContainers(dir string) (*Containers, error) {
+	uid, err := nestedMap("/proc/self/uid_map")
+	if err != nil {
+		return nil, err
+	}
+	gid, err := nestedMap("/proc/self/gid_map")
+	if err != nil {
+		return nil, err
+	}
+	dev := filepath.Join(dir, "dev")
+	undo, err := makeDev(dev)
+	if err != nil {
+		return nil, err
+	}
+	return &Containers{state: filepath.Join(dir, "state"), uid: uid, gid: gid, dev: dev, close: undo}, nil
+}
+
+// Close takes the shared devices away; all containers must have ended.
+func (c *Containers) Close() error { return c.close() }
+
+// nestedMap maps every id of this user namespace to itself in a nested one. The
+// kernel wants each range within one range of the parent (user_namespaces(7)).
+func nestedMap(path string) ([]configs.IDMap, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read id map: %w", err)
+	}
+	defer f.Close()
+	var maps []configs.IDMap
+	scan := bufio.NewScanner(f)
+	for scan.Scan() {
+		var inside, outside, count int64
+		if _, err := fmt.Sscan(scan.Text(), &inside, &outside, &count); err != nil {
+			return nil, fmt.Errorf("read id map %s: %w", path, err)
+		}
+		maps = append(maps, configs.IDMap{ContainerID: inside, HostID: inside, Size: count})
+	}
+	return maps, scan.Err()
+}
+
+// makeDev makes a /dev that all containers share, read-only but for what is
+// written to its devices. A user namespace cannot make nodes, so the host's are
+// bound.
+func makeDev(dir string) (undo func() error, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	ops := []Op{Tmpfs{Target: "/", Mode: 0o755}}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		ops = append(ops, Bind{Source: "/dev/" + name, Target: "/" + name, Writable: true, Devices: true})
+	}
+	ops = append(ops,
+		Bind{Source: "/dev/fuse", Target: "/fuse", Writable: true, Devices: true, Optional: true},
+		Symlink{To: "/proc/self/fd", Target: "/fd"},
+		Symlink{To: "/proc/self/fd/0", Target: "/stdin"},
+		Symlink{To: "/proc/self/fd/1", Target: "/stdout"},
+		Symlink{To: "/proc/self/fd/2", Target: "/stderr"},
+		Dir{Target: "/shm", Mode: 0o755},
+		Dir{Target: "/pts", Mode: 0o755},
+	)
+	undo, err = Layout(dir, ops)
+	if err != nil {
+		return nil, fmt.Errorf("make /dev: %w", err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &attr); err != nil {
+		return nil, errors.Join(fmt.Errorf("make /dev: %w", err), undo())
+	}
+	return undo, nil
+}
+
+// Run runs the command with root, laid out by Layout, as its file tree, and
+// returns its exit status: that of the program, or 128 and the number of the
+// signal that ended it. The container and all its processes are gone when Run
+// returns. err is for what kept the command from running to its own end.
+func (c *Containers) Run(ctx context.Context, id, root string, cmd *Command) (status int, err error) {
+	if cmd.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, cmd.Timeout, ErrTimeout)
+		defer cancel()
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	container, err := libcontainer.Create(c.state, id, c.config(root, cmd))
+	if err != nil {
+		return 0, fmt.Errorf("create container: %w", err)
+	}
+	defer func() {
+		if destroyErr := container.Destroy(); err == nil && destroyErr != nil {
+			err = fmt.Errorf("remove container: %w", destroyErr)
+		}
+	}()
+	out, wait, err := outputs(cmd)
+	if err != nil {
+		return 0, err
+	}
+	process := &libcontainer.Process{
+		Args: cmd.Args, Env: cmd.Env, Cwd: "/", Init: true,
+		Stdin: cmd.Stdin, Stdout: out[0], Stderr: out[1],
+	}
+	if err := container.Run(process); err != nil {
+		wait()
+		return 0, fmt.Errorf("start container: %w", err)
+	}
+	closeAll(out)
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-ctx.Done():
+			_ = container.Signal(unix.SIGKILL)
+		case <-done:
+		}
+	}()
+	state, waitErr := process.Wait()
+	close(done)
+	<-stopped
+	// Every process of the container is gone with its first one, so the
+	// output ends as well.
+	copyErr := wait()
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	if state == nil {
+		return 0, fmt.Errorf("wait for container: %w", waitErr)
+	}
+	if copyErr != nil {
+		return 0, fmt.Errorf("read output: %w", copyErr)
+	}
+	ws, _ := state.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return ws.ExitStatus(), nil
+}
+
+// outputs makes pipes for standard output and error. wait closes our copies of
+// the writing ends and returns when everything was copied.
+func outputs(cmd *Command) (out [2]*os.File, wait func() error, err error) {
+	var errs []chan error
+	pipe := func(dst io.Writer) (*os.File, error) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		done := make(chan error, 1)
+		errs = append(errs, done)
+		go func() {
+			_, err := io.Copy(dst, r)
+			r.Close()
+			done <- err
+		}()
+		return w, nil
+	}
+	wait = func() error {
+		closeAll(out)
+		var first error
+		for _, done := range errs {
+			if err := <-done; first == nil {
+				first = err
+			}
+		}
+		return first
+	}
+	if out[0], err = pipe(cmd.Stdout); err != nil {
+		return out, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	if cmd.Stderr == cmd.Stdout {
+		out[1] = out[0]
+	} else if out[1], err = pipe(cmd.Stderr); err != nil {
+		wait()
+		return out, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	return out, wait, nil
+}
+
+func closeAll(files [2]*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close() // a second close of the same file is harmless
+		}
+	}
+}
+
+func (c *Containers) config(root string, cmd *Command) *configs.Config {
+	namespaces := configs.Namespaces{
+		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
+		{Type: configs.NEWIPC}, {Type: configs.NEWUTS},
+	}
+	if !cmd.Network {
+		namespaces = append(namespaces, configs.Namespace{Type: configs.NEWNET})
+	}
+	return &configs.Config{
+		Rootfs:            root,
+		RootPropagation:   unix.MS_PRIVATE,
+		ParentDeathSignal: int(unix.SIGKILL),
+		Hostname:          "ossify",
+		Namespaces:        namespaces,
+		UIDMappings:       c.uid,
+		GIDMappings:       c.gid,
+		NoNewPrivileges:   true,
+		NoNewKeyring:      false,
+		RootlessCgroups:   true,
+		Cgroups:           &cgroups.Cgroup{Name: "ossify", Rootless: true, Resources: &cgroups.Resources{}},
+		Capabilities: &configs.Capabilities{
+			Bounding: cmd.Capabilities, Effective: cmd.Capabilities, Permitted: cmd.Capabilities, Inheritable: nil,
+		},
+		Mounts: []*configs.Mount{
+			// A bind mount tells libcontainer to leave /dev as it is; its
+			// flags stay locked, as it comes from outside.
+			{Source: c.dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
+			{Source: "proc", Destination: "/proc", Device: "proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+			{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: "mode=1777"},
+		},
+	}
+}

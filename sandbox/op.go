@@ -1,0 +1,257 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/ossify/ossify/overlay"
+	"golang.org/x/sys/unix"
+)
+
+// Op is one step in laying out a container's file tree. Targets are absolute
+// paths inside the container; a symbolic link on the way is resolved inside.
+type Op interface {
+	// Describe says in one line what the step does.
+	Describe() string
+	// Apply does it below root.
+	Apply(root string) error
+}
+
+// Overlay mounts a stack of directories.
+type Overlay struct {
+	Stack  *overlay.Stack
+	Target string
+}
+
+// Tmpfs mounts an empty filesystem in memory.
+type Tmpfs struct {
+	Target string
+	// Mode of its root directory.
+	Mode os.FileMode
+}
+
+// Bind makes a file or directory of the engine visible, with everything that is
+// mounted below it.
+type Bind struct {
+	Source, Target string
+	Writable       bool
+	// Optional leaves it out if Source does not exist.
+	Optional bool
+	// Devices lets device nodes in it work.
+	Devices bool
+}
+
+// Dir makes a directory.
+type Dir struct {
+	Target string
+	Mode   os.FileMode
+}
+
+// File makes a file with some content.
+type File struct {
+	Target  string
+	Content []byte
+	Mode    os.FileMode
+}
+
+// Symlink makes a symbolic link unless something is there already.
+type Symlink struct{ To, Target string }
+
+// Describe says in one line what the step does.
+func (o Overlay) Describe() string {
+	mode := "ro"
+	if o.Stack.Upper != "" {
+		mode = "rw"
+	}
+	return fmt.Sprintf("overlay %s %s (%d lower)", o.Target, mode, len(o.Stack.Lower))
+}
+
+// Describe says in one line what the step does.
+func (o Tmpfs) Describe() string { return fmt.Sprintf("tmpfs %s %04o", o.Target, o.Mode) }
+
+// Describe says in one line what the step does.
+func (o Bind) Describe() string {
+	mode := "ro"
+	if o.Writable {
+		mode = "rw"
+	}
+	if o.Optional {
+		mode += " optional"
+	}
+	if o.Devices {
+		mode += " dev"
+	}
+	return fmt.Sprintf("bind %s <- %s %s", o.Target, o.Source, mode)
+}
+
+// Describe says in one line what the step does.
+func (o Dir) Describe() string { return fmt.Sprintf("dir %s %04o", o.Target, o.Mode) }
+
+// Describe says in one line what the step does.
+func (o File) Describe() string {
+	return fmt.Sprintf("file %s %04o (%d bytes)", o.Target, o.Mode, len(o.Content))
+}
+
+// Describe says in one line what the step does.
+func (o Symlink) Describe() string { return fmt.Sprintf("symlink %s -> %s", o.Target, o.To) }
+
+// Apply mounts the stack.
+func (o Overlay) Apply(root string) error {
+	target, err := makeDir(root, o.Target, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = o.Stack.Mount(target)
+	return err
+}
+
+// Apply mounts the filesystem.
+func (o Tmpfs) Apply(root string) error {
+	target, err := makeDir(root, o.Target, o.Mode)
+	if err != nil {
+		return err
+	}
+	opts := fmt.Sprintf("mode=%04o", o.Mode)
+	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
+	}
+	return nil
+}
+
+// Apply makes the bind mount.
+func (o Bind) Apply(root string) error {
+	st, err := os.Stat(o.Source)
+	if errors.Is(err, os.ErrNotExist) && o.Optional {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot provide %s in build root: %w", o.Target, err)
+	}
+	var target string
+	if st.IsDir() {
+		target, err = makeDir(root, o.Target, 0o755)
+	} else {
+		target, err = makeFile(root, o.Target)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(o.Source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
+	if !o.Devices {
+		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+	}
+	if !o.Writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW, &attr); err != nil {
+		return fmt.Errorf("cannot protect %s in build root: %w", o.Target, err)
+	}
+	return nil
+}
+
+// Apply makes the directory.
+func (o Dir) Apply(root string) error {
+	target, err := makeDir(root, o.Target, o.Mode)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(target, o.Mode)
+}
+
+// Apply writes the file.
+func (o File) Apply(root string) error {
+	target, err := makeFile(root, o.Target)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(target, o.Content, o.Mode); err != nil {
+		return fmt.Errorf("cannot write %s in build root: %w", o.Target, err)
+	}
+	return os.Chmod(target, o.Mode)
+}
+
+// Apply makes the link.
+func (o Symlink) Apply(root string) error {
+	dir, err := makeDir(root, filepath.Dir(o.Target), 0o755)
+	if err != nil {
+		return err
+	}
+	err = os.Symlink(o.To, filepath.Join(dir, filepath.Base(o.Target)))
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot link %s in build root: %w", o.Target, err)
+	}
+	return nil
+}
+
+func makeDir(root, path string, mode os.FileMode) (string, error) {
+	target, err := securejoin.SecureJoin(root, path)
+	if err != nil {
+		return "", fmt.Errorf("cannot use %s in build root: %w", path, err)
+	}
+	if err := os.MkdirAll(target, mode); err != nil {
+		return "", fmt.Errorf("cannot make %s in build root: %w", path, err)
+	}
+	return target, nil
+}
+
+func makeFile(root, path string) (string, error) {
+	dir, err := makeDir(root, filepath.Dir(path), 0o755)
+	if err != nil {
+		return "", err
+	}
+	target := filepath.Join(dir, filepath.Base(path))
+	f, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return "", fmt.Errorf("cannot make %s in build root: %w", path, err)
+	}
+	return target, f.Close()
+}
+
+// Layout applies the steps below root, an existing directory. The returned
+// function takes all mounts away again.
+func Layout(root string, ops []Op) (undo func() error, err error) {
+	undo = func() error {
+		// Detaching the topmost mount takes everything below it along.
+		for {
+			err := unix.Unmount(root, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("unmount build root: %w", err)
+			}
+		}
+	}
+	for _, op := range ops {
+		if err := op.Apply(root); err != nil {
+			return nil, errors.Join(err, undo())
+		}
+	}
+	return undo, nil
+}
+
+// DescribeAll lists the steps, one a line.
+func DescribeAll(ops []Op) string {
+	var b strings.Builder
+	for _, op := range ops {
+		b.WriteString(op.Describe())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// BindInside binds path, resolved inside root, read-only at target.
+func BindInside(root, path, target string) error {
+	source, err := securejoin.SecureJoin(root, path)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", path, err)
+	}
+	return Bind{Source: source, Target: filepath.Base(target)}.Apply(filepath.Dir(target))
+}

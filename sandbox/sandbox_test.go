@@ -1,0 +1,249 @@
+package sandbox_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ossify/ossify/overlay"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+	"go.podman.io/storage/pkg/reexec"
+)
+
+func TestMain(m *testing.M) {
+	if sandbox.IsContainerInit() {
+		sandbox.ContainerInit()
+	}
+	if reexec.Init() {
+		return
+	}
+	if err := sandbox.EnterNamespace(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// host is a store with the host as build root.
+type host struct {
+	t          *testing.T
+	store      *store.Store
+	containers *sandbox.Containers
+	root       *sandbox.BuildRoot
+	layer      *overlay.Stack
+	libdir     string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ossify-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s, err := store.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h := &host{t: t, store: s, root: &sandbox.BuildRoot{Tree: "/"}, libdir: filepath.Join(dir, "lib")}
+	if err := os.Mkdir(h.libdir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.containers, err = sandbox.NewContainers(h.scratch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.containers.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	runner := h.script("runner", `echo set up > /etc/marker; exec "$@"`)
+	layer, err := s.Create(nil, "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack, err := s.Writable(layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := h.containers.PrepareRoot(context.Background(), h.scratch(), h.root, stack, runner, h.libdir, &out); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if err := s.Commit(layer, "root", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if h.layer, err = s.ReadOnly(layer); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *host) scratch() string {
+	h.t.Helper()
+	dir, _, err := h.store.Scratch("test-")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return dir
+}
+
+func (h *host) script(name, text string) string {
+	h.t.Helper()
+	path := filepath.Join(h.libdir, name)
+	if err := os.WriteFile(path, []byte("#!/bin/bash\n"+text+"\n"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	return path
+}
+
+// stage runs a shell script as a stage on an empty tree.
+func (h *host) stage(ctx context.Context, script string, change func(*sandbox.Stage)) (*sandbox.StageResult, string, error) {
+	h.t.Helper()
+	layer, err := h.store.Create(nil, "stage")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	tree, err := h.store.Writable(layer)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	s := &sandbox.Stage{Name: "org.test.stage", Class: "Stage", Libdir: h.libdir,
+		Program: h.script("org.test.stage", script), Arguments: []byte(`{"options": {}}`)}
+	if change != nil {
+		change(s)
+	}
+	var out bytes.Buffer
+	res, err := h.containers.RunStage(ctx, h.scratch(), h.root, h.layer, tree, s, &out)
+	return res, out.String(), err
+}
+
+// TestStage runs scripts that must succeed, or fail in a certain way.
+func TestStage(t *testing.T) {
+	h := newHost(t)
+	for _, c := range []struct {
+		name, script string
+		status       int
+		output       string
+	}{
+		{"tree is writable", `cd /run/osbuild/tree && touch a && chown 7:8 a && stat -c %u:%g a`, 0, "7:8"},
+		{"arguments", `cat /run/osbuild/api/arguments`, 0, `{"options": {}}`},
+		{"runner's set-up is there", `cat /etc/marker`, 0, "set up"},
+		{"setup marker can be changed for this stage only", `echo x > /etc/marker; cat /etc/marker`, 0, "x"},
+		{"and is back for the next", `cat /etc/marker`, 0, "set up"},
+		{"exit status", `exit 17`, 17, ""},
+		{"signal", `bash -c 'kill -KILL $$'; exit $?`, 137, ""},
+		{"usr is read-only", `touch /usr/x`, 1, "Read-only file system"},
+		{"usr cannot be made writable", `mount -o remount,bind,rw /usr`, 32, ""},
+		{"usr cannot be taken away", `umount /usr`, 32, ""},
+		{"usr cannot be taken away in a nested namespace", `unshare -Urm umount /usr`, 32, ""},
+		{"dev cannot be made writable", `mount -o remount,bind,rw /dev`, 32, ""},
+		{"sys is read-only", `mkdir /sys/fs/cgroup/x`, 1, "Read-only file system"},
+		{"no other network than its own", `ls /sys/class/net >&-; cat /proc/net/dev | tail -n +3 | grep -vc lo:`, 1, "0"},
+		{"only its own processes", `ls -d /proc/[0-9]* | wc -l | grep -qx '[1-6]'`, 0, ""},
+		{"a fresh proc can be mounted", `mkdir /tmp/p && mount -t proc proc /tmp/p && test -e /tmp/p/1/status`, 0, ""},
+		{"the engine's files are not there", `test -e /home || test -e /root/.ssh`, 1, ""},
+		{"devices work", `echo x > /dev/null && head -c 4 /dev/zero | wc -c`, 0, "4"},
+		{"no device nodes", `mknod /run/osbuild/tree/sda b 8 0`, 1, ""},
+		{"descriptors", `ls /proc/$$/fd | tr '\n' ' '`, 0, "0 1 2 255 "},
+		{"libdir is read-only", `touch /run/osbuild/lib/x`, 1, "Read-only file system"},
+		{"no new privileges", `grep -q 'NoNewPrivs:.1' /proc/self/status`, 0, ""},
+		{"capabilities are the namespace's", `grep CapEff /proc/self/status`, 0, "00000001a9a447df"},
+		{"temporary directories", `echo 1 > /tmp/x && echo 1 > /var/tmp/x && echo 1 > /run/x && echo 1 > /dev/shm/x`, 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h.t = t
+			res, out, err := h.stage(context.Background(), c.script, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Status != c.status || !strings.Contains(out, c.output) {
+				t.Errorf("status %d, want %d; output:\n%s", res.Status, c.status, out)
+			}
+		})
+	}
+}
+
+func TestStageReports(t *testing.T) {
+	h := newHost(t)
+	python := `exec python3 - <<'PY'
+import json, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect("/run/osbuild/api/osbuild")
+s.send(json.dumps({"method": "exception", "exception": {"type": "ValueError", "value": "no luck", "traceback": "t"}}).encode())
+open("/run/osbuild/meta", "w").write('{"a": 1}')
+raise SystemExit(3)
+PY`
+	res, out, err := h.stage(context.Background(), python, nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if res.Status != 3 || res.Error == nil || res.Error.Value != "no luck" || string(res.Metadata) != `{"a": 1}` {
+		t.Errorf("got %+v, error %+v", res, res.Error)
+	}
+}
+
+func TestForgedMetadata(t *testing.T) {
+	h := newHost(t)
+	for _, script := range []string{
+		`rm /run/osbuild/meta; ln -s /etc/passwd /run/osbuild/meta`,
+		`echo '{' > /run/osbuild/meta`,
+		`head -c 20000000 /dev/zero > /run/osbuild/meta`,
+	} {
+		if res, _, err := h.stage(context.Background(), script, nil); err == nil {
+			t.Errorf("%s: accepted: %s", script, res.Metadata)
+		}
+	}
+	// Opening a pipe must not wait for a writer.
+	if _, _, err := h.stage(context.Background(), `rm /run/osbuild/meta; mkfifo /run/osbuild/meta`, nil); err != nil {
+		t.Errorf("fifo: %v", err)
+	}
+}
+
+func TestTimeoutAndCancel(t *testing.T) {
+	h := newHost(t)
+	_, _, err := h.stage(context.Background(), `sleep 1000 & sleep 1000`, func(s *sandbox.Stage) { s.Timeout = 200 * time.Millisecond })
+	if err == nil || !strings.Contains(err.Error(), "time limit") {
+		t.Errorf("timeout: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(200*time.Millisecond, cancel)
+	if _, _, err := h.stage(ctx, `sleep 1000`, nil); err == nil {
+		t.Error("cancelled stage succeeded")
+	}
+}
+
+// TestNothingLeft sees that no mount of a stage outlives it.
+func TestNothingLeft(t *testing.T) {
+	h := newHost(t)
+	before := mounts(t)
+	for range 3 {
+		if _, out, err := h.stage(context.Background(), `mount -t tmpfs x /tmp; true`, nil); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if after := mounts(t); after != before {
+		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func mounts(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

@@ -1,0 +1,186 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"go.podman.io/storage/pkg/unshare"
+	"golang.org/x/sys/unix"
+)
+
+// minIDs is how many subordinate ids a system image needs: distributions use
+// ids up to 65534 (nobody).
+const minIDs = 65535
+
+// nsEnv marks a process of root that has its own mount namespace already.
+const nsEnv = "_OSSIFY_MOUNT_NAMESPACE"
+
+// EnterNamespace makes this process root of a user and mount namespace of its
+// own by running the program again in one; in the first process it does not
+// return. An ordinary user gets the same id map that podman uses. Real root only
+// gets a mount namespace. The error says what to do about it.
+func EnterNamespace() error {
+	if os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(nsEnv) != "") {
+		if err := sealProgram(); err != nil {
+			return err
+		}
+		return privateMounts()
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program's file: %w", err)
+	}
+	os.Setenv(programEnv, exe)
+	if os.Geteuid() == 0 {
+		if has, err := unshare.HasCapSysAdmin(); err == nil && has {
+			return reexecMounts()
+		}
+	}
+	if err := checkUserNamespaces(); err != nil {
+		return err
+	}
+	unshare.MaybeReexecUsingUserNamespace(false)
+	return privateMounts()
+}
+
+// programEnv carries the path of the program's file into the namespace.
+const programEnv = "_OSSIFY_PROGRAM"
+
+// Program returns the path of this program's file, also after EnterNamespace.
+func Program() string {
+	if path := os.Getenv(programEnv); path != "" {
+		return path
+	}
+	return "/proc/self/exe"
+}
+
+// sealProgram runs the program again from a sealed copy in memory, which no
+// container can write to. libcontainer would make one for every container.
+func sealProgram() error {
+	if exeseal.IsSelfExeCloned() {
+		return nil
+	}
+	src, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("copy this program: %w", err)
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		return fmt.Errorf("copy this program: %w", err)
+	}
+	sealed, err := exeseal.CloneBinary(src, st.Size(), "ossify", os.TempDir())
+	if err != nil {
+		return fmt.Errorf("copy this program: %w", err)
+	}
+	if !exeseal.IsCloned(sealed) {
+		return sealed.Close() // no memfd here; libcontainer takes care
+	}
+	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", sealed.Fd()), os.Args, os.Environ())
+	return fmt.Errorf("start the copy of this program: %w", err)
+}
+
+func privateMounts() error {
+	os.Unsetenv(nsEnv)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	return nil
+}
+
+// reexecMounts runs the program again in a mount namespace of its own and exits
+// with its status.
+func reexecMounts() error {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), nsEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	go func() {
+		for sig := range signals {
+			_ = cmd.Process.Signal(sig)
+		}
+	}()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit):
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			os.Exit(128 + int(ws.Signal()))
+		}
+		os.Exit(exit.ExitCode())
+	}
+	return fmt.Errorf("run in a mount namespace: %w", err)
+}
+
+// checkUserNamespaces finds out why an ordinary user could not get a user
+// namespace with subordinate ids, before anything is tried.
+func checkUserNamespaces() error {
+	me, err := user.Current()
+	if err != nil {
+		return fmt.Errorf("find out who runs ossify: %w (is the user in /etc/passwd?)", err)
+	}
+	for _, c := range []struct{ path, off, fix string }{
+		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=15000"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"},
+	} {
+		if data, err := os.ReadFile(c.path); err == nil && strings.TrimSpace(string(data)) == c.off {
+			return fmt.Errorf("user namespaces are switched off on this machine (%s is %s); switch them on with: %s", c.path, c.off, c.fix)
+		}
+	}
+	for _, tool := range []string{"newuidmap", "newgidmap"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is not installed; install it with: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)", tool)
+		}
+	}
+	uids, gids, err := unshare.GetSubIDMappings(me.Username, me.Username)
+	if err != nil {
+		return fmt.Errorf("read subordinate ids of %s: %w; give it some with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", me.Username, err, me.Username)
+	}
+	var nuids, ngids uint32
+	for _, m := range uids {
+		nuids += m.Size
+	}
+	for _, m := range gids {
+		ngids += m.Size
+	}
+	if nuids < minIDs || ngids < minIDs {
+		return fmt.Errorf("user %s has %d subordinate user ids and %d group ids, a system image needs %d of each; add them with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s",
+			me.Username, nuids, ngids, minIDs, me.Username)
+	}
+	return tryUserNamespace()
+}
+
+// tryUserNamespace starts a process in a user namespace where a security module
+// may refuse that (Ubuntu's AppArmor since 23.10).
+func tryUserNamespace() error {
+	const restrict = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+	data, err := os.ReadFile(restrict)
+	if err != nil || strings.TrimSpace(string(data)) != "1" {
+		return nil
+	}
+	cmd := exec.Command("/proc/self/exe", "--version")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("AppArmor does not let this program make user namespaces (%s is 1): %w; allow it with: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0", restrict, err)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package stages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/ossify/ossify/module"
+)
+
+// scriptFile is where the script lies in the tree while it runs.
+const scriptFile = "/osbuild-script"
+
+type scriptOptions struct {
+	Script string `json:"script"`
+}
+
+// script runs a script with the tree as its root directory. osbuild dropped
+// this stage in 2020; /proc, /dev and /sys are there now if the tree has the
+// directories.
+func script(ctx context.Context, args *module.Args, options scriptOptions) (err error) {
+	path := filepath.Join(args.Tree, scriptFile)
+	if err := os.WriteFile(path, []byte(options.Script), 0o550); err != nil {
+		return fmt.Errorf("write script: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	if err := os.Chmod(path, 0o550); err != nil {
+		return fmt.Errorf("write script: %w", err)
+	}
+	release, err := mountKernelFilesystems(args, false)
+	defer func() { err = errors.Join(err, release()) }()
+	if err != nil {
+		return err
+	}
+	err = run(scriptCommand(ctx, args, scriptFile))
+	if errors.Is(err, syscall.ENOEXEC) {
+		// As chroot(1) does, which calls execvp(3).
+		err = run(scriptCommand(ctx, args, "/bin/sh", scriptFile))
+	}
+	return err
+}
+
+func scriptCommand(ctx context.Context, args *module.Args, path string, argv ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, argv...)
+	cmd.Dir = "/"
+	cmd.Env = toolEnv(args)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: args.Tree}
+	return cmd
+}

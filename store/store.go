@@ -1,0 +1,279 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ossify/ossify/overlay"
+	"github.com/sirupsen/logrus"
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/unshare"
+	"go.podman.io/storage/types"
+)
+
+const (
+	flagRun = "ossify"
+	flagKey = "ossify-key"
+	metaKey = "ossify-metadata"
+	// failedPrefix begins the name of the layer that a failed stage left.
+	failedPrefix = "ossify-failed-"
+)
+
+// Store is an open store. Its methods are safe for concurrent use, and several
+// processes can have the same store open.
+type Store struct {
+	dir       string
+	run       *run
+	storage   storage.Store
+	userXattr bool
+}
+
+// Open opens the store in dir, making it if need be, and removes what
+// interrupted builds have left. The caller closes it.
+func Open(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	for _, sub := range []string{"storage", "sources", "lib", "digests", "locks", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+	}
+	run, err := newRun(filepath.Join(dir, "run"))
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	// containers/storage warns of things that are not the user's business.
+	logrus.SetLevel(logrus.ErrorLevel)
+	st, err := storage.GetStore(types.StoreOptions{
+		RunRoot:         filepath.Join(dir, "run", "storage"),
+		GraphRoot:       filepath.Join(dir, "storage"),
+		GraphDriverName: "overlay",
+	})
+	if err != nil {
+		run.close()
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	if name := st.GraphDriverName(); name != "overlay" {
+		run.close()
+		return nil, fmt.Errorf("store %s uses the storage driver %q, ossify needs overlay: choose another directory with --store", dir, name)
+	}
+	s := &Store{dir: dir, run: run, storage: st, userXattr: unshare.IsRootless()}
+	if err := s.sweep(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("clean up store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Close removes this run's scratch and lets go of the store.
+func (s *Store) Close() error {
+	_, err := s.storage.Shutdown(false)
+	return errors.Join(err, s.run.close())
+}
+
+// Dir is the store's directory.
+func (s *Store) Dir() string { return s.dir }
+
+// Sources is the directory of downloaded content.
+func (s *Store) Sources() string { return filepath.Join(s.dir, "sources") }
+
+// Scratch makes a new directory for this run, removed at the latest by Close.
+func (s *Store) Scratch(pattern string) (dir string, remove func() error, err error) {
+	dir, err = os.MkdirTemp(s.run.dir, pattern)
+	if err != nil {
+		return "", nil, fmt.Errorf("make scratch directory: %w", err)
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}
+
+// UserXattr says whether overlay's marks are in user.overlay.* here.
+func (s *Store) UserXattr() bool { return s.userXattr }
+
+// Layer is a checkpoint, or a tree on its way to become one.
+type Layer struct {
+	// ID is the id of the containers/storage layer.
+	ID  string
+	key string
+}
+
+// Find returns the checkpoint named id if its key is equal, else nil.
+func (s *Store) Find(id, key string) (*Layer, error) {
+	layer, err := s.storage.Layer(id)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up checkpoint %s: %w", id, err)
+	}
+	if got, _ := layer.Flags[flagKey].(string); got != key {
+		return nil, nil
+	}
+	return &Layer{ID: layer.ID, key: key}, nil
+}
+
+// Create makes an empty layer on base (nil: on nothing). It is garbage until
+// Commit names it.
+func (s *Store) Create(base *Layer, key string) (*Layer, error) {
+	parent := ""
+	if base != nil {
+		parent = base.ID
+	}
+	layer, err := s.storage.CreateLayer("", parent, nil, "", true, &storage.LayerOptions{
+		Flags: map[string]any{flagRun: s.run.id, flagKey: key},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create layer: %w", err)
+	}
+	l := &Layer{ID: layer.ID, key: key}
+	if base == nil {
+		// The driver makes roots 0555, osbuild's trees are 0755.
+		upper, err := s.Upper(l)
+		if err == nil {
+			err = os.Chmod(upper, 0o755)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create layer: %w", errors.Join(err, s.Delete(l)))
+		}
+	}
+	return l, nil
+}
+
+// Commit brings the layer's content to disk and names it. It is atomic: the
+// checkpoint exists with its whole content or not at all. epoch, in seconds,
+// bounds the times in it if it is not nil. metadata may be nil.
+func (s *Store) Commit(l *Layer, name string, epoch *int64, metadata json.RawMessage) error {
+	dirs, err := s.dirs(l.ID)
+	if err != nil {
+		return err
+	}
+	if err := overlay.Finish(dirs.upper, epoch); err != nil {
+		return err
+	}
+	if len(metadata) > 0 {
+		if err := s.storage.SetLayerBigData(l.ID, metaKey, bytes.NewReader(metadata)); err != nil {
+			return fmt.Errorf("store metadata of %s: %w", name, err)
+		}
+	}
+	if err := s.storage.SetNames(l.ID, []string{name}); err != nil {
+		return fmt.Errorf("name checkpoint %s: %w", name, err)
+	}
+	return nil
+}
+
+// Metadata returns what Commit was given for the layer, or nil.
+func (s *Store) Metadata(l *Layer) (json.RawMessage, error) {
+	layer, err := s.storage.Layer(l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read metadata of layer %s: %w", l.ID, err)
+	}
+	for _, name := range layer.BigDataNames {
+		if name != metaKey {
+			continue
+		}
+		r, err := s.storage.LayerBigData(l.ID, metaKey)
+		if err != nil {
+			return nil, fmt.Errorf("read metadata of layer %s: %w", l.ID, err)
+		}
+		defer r.Close()
+		var data json.RawMessage
+		if err := json.NewDecoder(r).Decode(&data); err != nil {
+			return nil, fmt.Errorf("read metadata of layer %s: %w", l.ID, err)
+		}
+		return data, nil
+	}
+	return nil, nil
+}
+
+// KeepFailed keeps the layer of a failed stage until the pipeline's next one,
+// so that people can look into it.
+func (s *Store) KeepFailed(l *Layer, pipeline string) error {
+	if err := s.storage.SetNames(l.ID, []string{failedPrefix + pipeline}); err != nil {
+		return fmt.Errorf("keep failed layer: %w", err)
+	}
+	return nil
+}
+
+// ForgetFailed lets go of the layer that KeepFailed kept for the pipeline.
+func (s *Store) ForgetFailed(pipeline string) error {
+	layer, err := s.storage.Layer(failedPrefix + pipeline)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up failed layer: %w", err)
+	}
+	if _, ours := layer.Flags[flagRun]; !ours {
+		return nil
+	}
+	return s.Delete(&Layer{ID: layer.ID})
+}
+
+// Delete removes a layer that nothing is based on.
+func (s *Store) Delete(l *Layer) error {
+	if err := s.storage.DeleteLayer(l.ID); err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
+		return fmt.Errorf("delete layer: %w", err)
+	}
+	return nil
+}
+
+type layerDirs struct {
+	upper, work string
+	lower       []string
+}
+
+func (s *Store) dirs(id string) (layerDirs, error) {
+	driver, err := s.storage.GraphDriver()
+	if err != nil {
+		return layerDirs{}, fmt.Errorf("open storage driver: %w", err)
+	}
+	meta, err := driver.Metadata(id)
+	if err != nil {
+		return layerDirs{}, fmt.Errorf("find layer %s: %w", id, err)
+	}
+	d := layerDirs{upper: meta["UpperDir"], work: meta["WorkDir"]}
+	if lower := meta["LowerDir"]; lower != "" {
+		d.lower = strings.Split(lower, ":")
+	}
+	return d, nil
+}
+
+// Writable returns the stack with which the layer's tree is changed. An fsync
+// in it does nothing: Commit syncs.
+func (s *Store) Writable(l *Layer) (*overlay.Stack, error) {
+	d, err := s.dirs(l.ID)
+	if err != nil {
+		return nil, err
+	}
+	lower := d.lower
+	if len(lower) == 0 {
+		// Overlay wants something below; a first layer has nothing.
+		empty := filepath.Join(s.dir, "storage", "overlay", l.ID, "empty")
+		if err := os.MkdirAll(empty, 0o755); err != nil {
+			return nil, fmt.Errorf("prepare layer %s: %w", l.ID, err)
+		}
+		lower = []string{empty}
+	}
+	return &overlay.Stack{Lower: lower, Upper: d.upper, Work: d.work, Volatile: true, UserXattr: s.userXattr}, nil
+}
+
+// ReadOnly returns the stack with which the layer's tree is read.
+func (s *Store) ReadOnly(l *Layer) (*overlay.Stack, error) {
+	d, err := s.dirs(l.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &overlay.Stack{Lower: append([]string{d.upper}, d.lower...), UserXattr: s.userXattr}, nil
+}
+
+// Upper returns the directory with what the layer itself changed.
+func (s *Store) Upper(l *Layer) (string, error) {
+	d, err := s.dirs(l.ID)
+	return d.upper, err
+}

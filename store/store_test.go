@@ -1,0 +1,360 @@
+package store_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/store"
+	"go.podman.io/storage/pkg/reexec"
+)
+
+func TestMain(m *testing.M) {
+	if sandbox.IsContainerInit() {
+		sandbox.ContainerInit()
+	}
+	if reexec.Init() {
+		return
+	}
+	if dir := os.Getenv("OSSIFY_TEST_CRASH"); dir != "" {
+		crash(dir)
+	}
+	if err := sandbox.EnterNamespace(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// crash dies in the middle of making a layer, as an engine does that is killed.
+func crash(dir string) {
+	s, err := store.Open(dir)
+	if err != nil {
+		panic(err)
+	}
+	l, err := s.Create(nil, "crash")
+	if err != nil {
+		panic(err)
+	}
+	if _, err := s.Create(l, "crash"); err != nil {
+		panic(err)
+	}
+	if _, _, err := s.Scratch("crash-"); err != nil {
+		panic(err)
+	}
+	os.Exit(9)
+}
+
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ossify-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func open(t *testing.T, dir string) *store.Store {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// fill makes a layer on base with one more file in it.
+func fill(t *testing.T, s *store.Store, base *store.Layer, name, key string) *store.Layer {
+	t.Helper()
+	l, err := s.Create(base, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack, err := s.Writable(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := tempDir(t)
+	unmount, err := stack.Mount(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(target, name), []byte(name), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unmount(); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// list returns the names in a layer's tree.
+func list(t *testing.T, s *store.Store, l *store.Layer) string {
+	t.Helper()
+	stack, err := s.ReadOnly(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := tempDir(t)
+	unmount, err := stack.Mount(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unmount()
+	entries, err := os.ReadDir(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+func TestCheckpoints(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	a := fill(t, s, nil, "a", "k1")
+	if err := s.Commit(a, "stage-a", nil, []byte(`{"x":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	b := fill(t, s, a, "b", "k2")
+	if err := s.Commit(b, "stage-b", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = open(t, dir)
+	defer s.Close()
+	got, err := s.Find("stage-b", "k2")
+	if err != nil || got == nil {
+		t.Fatalf("stage-b: %v, %v", got, err)
+	}
+	if names := list(t, s, got); names != "a b" {
+		t.Errorf("tree holds %q", names)
+	}
+	if other, err := s.Find("stage-b", "another key"); err != nil || other != nil {
+		t.Errorf("found with another key: %v, %v", other, err)
+	}
+	if none, err := s.Find("stage-c", "k2"); err != nil || none != nil {
+		t.Errorf("found what is not there: %v, %v", none, err)
+	}
+	got, _ = s.Find("stage-a", "k1")
+	if meta, err := s.Metadata(got); err != nil || string(meta) != `{"x":1}` {
+		t.Errorf("metadata %s, %v", meta, err)
+	}
+}
+
+// TestReplace sees that a checkpoint made anew takes the name over, and that
+// what stands on the old one stays usable.
+func TestReplace(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	old := fill(t, s, nil, "old", "k1")
+	top := fill(t, s, old, "top", "k1")
+	for name, l := range map[string]*store.Layer{"base": old, "top": top} {
+		if err := s.Commit(l, name, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Commit(fill(t, s, nil, "new", "k2"), "base", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	base, err := s.Find("base", "k2")
+	if err != nil || base == nil {
+		t.Fatalf("base: %v, %v", base, err)
+	}
+	if names := list(t, s, base); names != "new" {
+		t.Errorf("base holds %q", names)
+	}
+	kept, err := s.Find("top", "k1")
+	if err != nil || kept == nil {
+		t.Fatalf("top: %v, %v", kept, err)
+	}
+	if names := list(t, s, kept); names != "old top" {
+		t.Errorf("top holds %q", names)
+	}
+}
+
+func TestCrashIsSwept(t *testing.T) {
+	dir := tempDir(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "OSSIFY_TEST_CRASH="+dir)
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.ExitCode() != 9 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if n := layers(t, dir); n != 2 {
+		t.Fatalf("the crash left %d layers, want 2", n)
+	}
+	live := open(t, dir)
+	unnamed := fill(t, live, nil, "x", "k")
+	second := open(t, dir) // must not sweep the layer of the first
+	if names := list(t, live, unnamed); names != "x" {
+		t.Errorf("layer of a live build holds %q", names)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := layers(t, dir); n != 1 {
+		t.Errorf("%d layers, want only the live one", n)
+	}
+	if err := live.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := open(t, dir).Close(); err != nil {
+		t.Error(err)
+	}
+	if n := layers(t, dir); n != 0 {
+		t.Errorf("%d layers are left", n)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "engine-") {
+			t.Errorf("run folder %s is left", e.Name())
+		}
+	}
+}
+
+func layers(t *testing.T, dir string) int {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "storage", "overlay"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range entries {
+		if len(e.Name()) == 64 {
+			n++
+		}
+	}
+	return n
+}
+
+func TestFailedLayer(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	if err := s.KeepFailed(fill(t, s, nil, "x", "k"), "os"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, dir)
+	if n := layers(t, dir); n != 1 {
+		t.Errorf("%d layers, want the failed one", n)
+	}
+	if err := s.ForgetFailed("os"); err != nil {
+		t.Error(err)
+	}
+	if err := s.ForgetFailed("os"); err != nil {
+		t.Error("second time:", err)
+	}
+	if n := layers(t, dir); n != 0 {
+		t.Errorf("%d layers are left", n)
+	}
+	s.Close()
+}
+
+func TestClampAndExport(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	defer s.Close()
+	l := fill(t, s, nil, "file", "k")
+	epoch := int64(1000)
+	if err := s.Commit(l, "clamped", &epoch, nil); err != nil {
+		t.Fatal(err)
+	}
+	upper, err := s.Upper(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(filepath.Join(upper, "file"))
+	if err != nil || fi.ModTime().Unix() != epoch || fi.ModTime().Nanosecond() != 0 {
+		t.Errorf("time is %v, %v", fi.ModTime(), err)
+	}
+	out := tempDir(t)
+	for range 2 {
+		files, err := s.Export(l, out)
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%v, %v", files, err)
+		}
+	}
+	exported := filepath.Join(out, "file")
+	before, _ := os.Stat(exported)
+	if _, err := s.Export(l, out); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := os.Stat(exported)
+	if !os.SameFile(before, after) {
+		t.Error("an unchanged export was written again")
+	}
+	if err := os.WriteFile(exported, []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Export(l, out); err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(exported); string(data) != "file" {
+		t.Errorf("a changed export stays: %q", data)
+	}
+}
+
+func TestLockStage(t *testing.T) {
+	s := open(t, tempDir(t))
+	defer s.Close()
+	unlock, err := s.LockStage("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan bool, 1)
+	got := make(chan bool)
+	go func() {
+		second, err := s.LockStage("x", func() { waiting <- true })
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		got <- true
+		second()
+	}()
+	<-waiting
+	select {
+	case <-got:
+		t.Error("locked twice")
+	default:
+	}
+	unlock()
+	<-got
+}
+
+func TestLongChain(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	defer s.Close()
+	var base *store.Layer
+	for i := range 150 {
+		l := fill(t, s, base, fmt.Sprintf("f%03d", i), "k")
+		if err := s.Commit(l, fmt.Sprintf("s%d", i), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		base = l
+	}
+	if n := len(strings.Fields(list(t, s, base))); n != 150 {
+		t.Errorf("tree has %d files, want 150", n)
+	}
+}
