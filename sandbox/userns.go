@@ -1,11 +1,9 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"os/user"
 	"strings"
 	"syscall"
@@ -19,28 +17,27 @@ import (
 // ids up to 65534 (nobody).
 const minIDs = 65535
 
-// nsEnv marks a process of root that has its own mount namespace already.
-const nsEnv = "_OSSIFY_MOUNT_NAMESPACE"
-
 // EnterNamespace makes this process root of a user and mount namespace of its
 // own by running the program again in one; in the first process it does not
-// return. An ordinary user gets the same id map that podman uses. Real root only
-// gets a mount namespace. The error says what to do about it.
+// return. An ordinary user gets the same id map that podman uses. The error says
+// what to do about it.
 func EnterNamespace() error {
-	if os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(nsEnv) != "") {
+	if os.Getenv(programEnv) == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find this program's file: %w", err)
+		}
+		os.Setenv(programEnv, exe)
+	}
+	if os.Geteuid() == 0 && unshare.GetRootlessUID() > 0 {
 		if err := sealProgram(); err != nil {
 			return err
 		}
 		return privateMounts()
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program's file: %w", err)
-	}
-	os.Setenv(programEnv, exe)
 	if os.Geteuid() == 0 {
-		if has, err := unshare.HasCapSysAdmin(); err == nil && has {
-			return reexecMounts()
+		if has, err := unshare.HasCapSysAdmin(); os.Getenv(stepEnv) != "" || err == nil && has {
+			return enterAsRoot()
 		}
 	}
 	if err := checkUserNamespaces(); err != nil {
@@ -88,43 +85,10 @@ func sealProgram() error {
 }
 
 func privateMounts() error {
-	os.Unsetenv(nsEnv)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	return nil
-}
-
-// reexecMounts runs the program again in a mount namespace of its own and exits
-// with its status.
-func reexecMounts() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), nsEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
-	}
-	go func() {
-		for sig := range signals {
-			_ = cmd.Process.Signal(sig)
-		}
-	}()
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			os.Exit(128 + int(ws.Signal()))
-		}
-		os.Exit(exit.ExitCode())
-	}
-	return fmt.Errorf("run in a mount namespace: %w", err)
 }
 
 // checkUserNamespaces finds out why an ordinary user could not get a user

@@ -17,6 +17,7 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -187,6 +188,9 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		Targets: targets, StageTimeout: time.Duration(o.timeout) * time.Second,
 	}
 	res, runErr := m.Run(ctx, opts)
+	if runErr != nil {
+		runErr = diskFull(runErr, e.store.Dir())
+	}
 	if runErr == nil {
 		for _, name := range o.exports {
 			if _, err := export(e, m, opts, m.Pipeline(name), filepath.Join(o.output, name)); err != nil {
@@ -272,6 +276,22 @@ func export(e *engine, m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeli
 		return nil, fmt.Errorf("export to %s: %w", dir, err)
 	}
 	return e.store.Export(layer, dir)
+}
+
+// diskFull adds what to do to an error that a full filesystem has caused,
+// directly or inside a stage.
+func diskFull(err error, dir string) error {
+	const words = "no space left on device"
+	full := errors.Is(err, unix.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), words)
+	var failed *pipeline.StageFailed
+	if errors.As(err, &failed) {
+		full = full || strings.Contains(strings.ToLower(failed.Result.Output), words)
+	}
+	var st unix.Statfs_t
+	if !full || unix.Statfs(dir, &st) != nil || st.Bavail > st.Blocks/50 {
+		return err
+	}
+	return fmt.Errorf("%w; the filesystem of %s is full: free some space there, or choose another place with --store", err, dir)
 }
 
 // summary tells what was cached, what ran and how long it took.

@@ -147,6 +147,6 @@ func rootCommand() *cobra.Command {
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	opts.addFlags(root)
-	root.AddCommand(composeCommand(), bootCommand())
+	root.AddCommand(composeCommand(), bootCommand(), unshareCommand())
 	return root
 }
