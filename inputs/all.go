@@ -14,4 +14,7 @@ import (
 var Schemas embed.FS
 
 // All lists the native inputs, sorted by name.
-var All = []module.Module{}
+var All = []module.Module{
+	module.InputModule("org.osbuild.files", files),
+	module.InputModule("org.osbuild.tree", tree),
+}

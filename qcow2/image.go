@@ -144,9 +144,10 @@ func (m *image) closeSpan() error {
 	return nil
 }
 
-// putTable writes a table of offsets to clusters of its own.
+// putTable writes a table of offsets to clusters of its own; an empty table
+// (the L1 table of an empty disk) takes none.
 func (m *image) putTable(table []uint64) (int64, error) {
-	clusters := max(1, roundUp(int64(len(table))*8, m.clusterSize)/m.clusterSize)
+	clusters := roundUp(int64(len(table))*8, m.clusterSize) / m.clusterSize
 	off := m.allocate(clusters)
 	return off, m.out.writeAt(encodeTable(table, clusters*m.clusterSize), off)
 }

@@ -20,6 +20,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.fstab", fstab),
 	module.Stage("org.osbuild.groups", groups),
+	module.Stage("org.osbuild.grub2.legacy", grub2Legacy),
 	module.Stage("org.osbuild.hostname", hostname),
 	module.Stage("org.osbuild.kernel-cmdline", kernelCmdline),
 	module.Stage("org.osbuild.locale", locale),
@@ -33,4 +34,5 @@ var All = []module.Module{
 	module.Stage("org.osbuild.timezone", timezone),
 	module.Stage("org.osbuild.untar", untar),
 	module.Stage("org.osbuild.users", users),
+	module.Stage("org.ossify.disk", writeDisk),
 }

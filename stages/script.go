@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/ossify/ossify/module"
@@ -40,6 +41,10 @@ func script(ctx context.Context, args *module.Args, options scriptOptions) (err 
 	if errors.Is(err, syscall.ENOEXEC) {
 		// As chroot(1) does, which calls execvp(3).
 		err = run(scriptCommand(ctx, args, "/bin/sh", scriptFile))
+	}
+	if errors.Is(err, syscall.ENOENT) {
+		first, _, _ := strings.Cut(options.Script, "\n")
+		return fmt.Errorf("the tree lacks the interpreter of the script (%q): %w", first, err)
 	}
 	return err
 }

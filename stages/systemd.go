@@ -56,7 +56,7 @@ func systemctl(ctx context.Context, args *module.Args, verb, unit string) error 
 	if errors.As(err, &missing) {
 		cmd, err = treeCommand(ctx, args, stage, "systemctl", "--root", "/", verb, "--", unit)
 		if errors.As(err, &missing) {
-			missing.Where = "the build root or the tree"
+			err = fmt.Errorf("%s: %w", stage, &module.MissingTool{Tool: "systemctl", Where: "the build root or the tree"})
 		}
 	}
 	if err != nil {

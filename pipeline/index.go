@@ -1,0 +1,212 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// folders are the families of modules and their folders in a libdir.
+var folders = map[string]string{
+	"Stage": "stages", "Assembler": "assemblers", "Source": "sources", "Input": "inputs",
+	"Device": "devices", "Mount": "mounts", "Runner": "runners",
+}
+
+// Module is an executable of a libdir with its description.
+type Module struct {
+	// Class is the family: "Stage", "Assembler", "Source", "Input",
+	// "Device" or "Mount".
+	Class, Name string
+	// Path is the executable's, Libdir that of the libdir it is in.
+	Path, Libdir string
+	Meta         Meta
+}
+
+// Meta is a module's NAME.meta.json.
+type Meta struct {
+	Summary      string          `json:"summary"`
+	Capabilities []string        `json:"capabilities"`
+	Schema       json.RawMessage `json:"schema"`
+	Schema2      json.RawMessage `json:"schema_2"`
+	// Setup is "once" for a runner whose set-up of a build root may be kept
+	// for all its stages.
+	Setup string `json:"setup"`
+}
+
+// Index finds modules in libdirs. It is not safe for concurrent use.
+type Index struct {
+	libdirs []string
+	modules map[[2]string]*Module
+	schemas map[[3]string]*schema
+	runners []runnerInfo
+}
+
+// schema is a compiled schema and its text, for messages.
+type schema struct {
+	compiled *jsonschema.Schema
+	doc      any
+}
+
+// OpenIndex looks modules up in the libdirs, of which the first that has a
+// module wins.
+func OpenIndex(libdirs ...string) (*Index, error) {
+	ix := &Index{modules: map[[2]string]*Module{}, schemas: map[[3]string]*schema{}}
+	for _, dir := range libdirs {
+		dir, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, fmt.Errorf("libdir: %w", err)
+		}
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return nil, fmt.Errorf("libdir %s is not a directory", dir)
+		}
+		ix.libdirs = append(ix.libdirs, dir)
+	}
+	return ix, nil
+}
+
+// Module returns the module of that class and name; an error that is
+// fs.ErrNotExist says that no libdir has it.
+func (ix *Index) Module(class, name string) (*Module, error) {
+	key := [2]string{class, name}
+	if m := ix.modules[key]; m != nil {
+		return m, nil
+	}
+	if name != filepath.Base(name) || strings.HasSuffix(name, ".meta.json") {
+		return nil, fmt.Errorf("%q is no module name: %w", name, fs.ErrNotExist)
+	}
+	for _, dir := range ix.libdirs {
+		path := filepath.Join(dir, folders[class], name)
+		if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		m := &Module{Class: class, Name: name, Path: path, Libdir: dir}
+		data, err := os.ReadFile(path + ".meta.json")
+		if err != nil {
+			return nil, fmt.Errorf("%s %s has no description: %w", strings.ToLower(class), name, errors.Join(err))
+		}
+		if err := json.Unmarshal(data, &m.Meta); err != nil {
+			return nil, fmt.Errorf("%s.meta.json: %w", path, err)
+		}
+		ix.modules[key] = m
+		return m, nil
+	}
+	return nil, fmt.Errorf("no %s %q: %w", strings.ToLower(class), name, fs.ErrNotExist)
+}
+
+// Names lists the modules of a class in all libdirs, sorted.
+func (ix *Index) Names(class string) []string {
+	seen := map[string]bool{}
+	var names []string
+	for _, dir := range ix.libdirs {
+		entries, err := os.ReadDir(filepath.Join(dir, folders[class]))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if name := e.Name(); !strings.HasSuffix(name, ".meta.json") && !seen[name] {
+				seen[name] = true
+				names = append(names, name)
+			}
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+// runnerInfo is a runner of a libdir; its name is a distribution and a version.
+type runnerInfo struct {
+	distro, path string
+	version      int
+}
+
+// splitRunner splits a runner's name before its last digits; without any the
+// version is 0 (osbuild/meta.py, RunnerInfo).
+func splitRunner(name string) (distro string, version int) {
+	i := len(name)
+	for i > 1 && name[i-1] >= '0' && name[i-1] <= '9' {
+		i--
+	}
+	version, err := strconv.Atoi(name[i:])
+	if err != nil {
+		return name, 0
+	}
+	return name[:i], version
+}
+
+// Runner returns the runner with that name or the nearest older version of it.
+func (ix *Index) Runner(name string) (Runner, error) {
+	if ix.runners == nil {
+		for _, dir := range ix.libdirs {
+			entries, err := os.ReadDir(filepath.Join(dir, "runners"))
+			if err != nil {
+				continue
+			}
+			for _, e := range entries {
+				if strings.HasSuffix(e.Name(), ".meta.json") {
+					continue
+				}
+				distro, version := splitRunner(e.Name())
+				ix.runners = append(ix.runners, runnerInfo{distro, filepath.Join(dir, "runners", e.Name()), version})
+			}
+		}
+		// Stable: of the same runner the first libdir's stays first.
+		sort.SliceStable(ix.runners, func(i, j int) bool { return ix.runners[i].version > ix.runners[j].version })
+	}
+	distro, version := splitRunner(name)
+	for _, r := range ix.runners {
+		if r.distro != distro || r.version > version {
+			continue
+		}
+		runner := Runner{Name: name, Path: r.path}
+		data, err := os.ReadFile(r.path + ".meta.json")
+		if errors.Is(err, fs.ErrNotExist) {
+			return runner, nil // osbuild's have none
+		}
+		if err != nil {
+			return Runner{}, fmt.Errorf("runner %s: %w", name, err)
+		}
+		if err := json.Unmarshal(data, &runner.Meta); err != nil {
+			return Runner{}, fmt.Errorf("%s.meta.json: %w", r.path, err)
+		}
+		return runner, nil
+	}
+	return Runner{}, fmt.Errorf("no runner %q and no older one of %q: %w", name, distro, fs.ErrNotExist)
+}
+
+// HostRunner returns the runner for this host, by os-release(5).
+func (ix *Index) HostRunner() (Runner, error) {
+	id, version := "linux", ""
+	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(data), "\n") {
+			key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+			value = strings.Trim(value, `"'`)
+			switch {
+			case ok && key == "ID":
+				id = value
+			case ok && key == "VERSION_ID":
+				version = value
+			}
+		}
+		break
+	}
+	r, err := ix.Runner("org.osbuild." + id + strings.ReplaceAll(version, ".", ""))
+	if errors.Is(err, fs.ErrNotExist) {
+		// A derivative that nobody has named yet still has a /usr.
+		r, err = ix.Runner("org.osbuild.linux")
+	}
+	// Nobody asked for a certain version, so it is called what it is.
+	r.Name = filepath.Base(r.Path)
+	return r, err
+}

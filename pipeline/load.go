@@ -1,0 +1,191 @@
+package pipeline
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/ossify/ossify/pyjson"
+)
+
+// Load reads a manifest of either format, checks it against the manifest's and
+// every module's schema, resolves its references and computes the ids. name is
+// for messages. What is wrong with the manifest comes as a *ValidationError.
+func Load(name string, data []byte, index *Index) (*Manifest, error) {
+	c := &checker{ix: index, name: name, data: data, offsets: map[string]int{}}
+	doc, err := pyjson.Decode(data, c.offsets)
+	var syntax *pyjson.SyntaxError
+	if errors.As(err, &syntax) {
+		return nil, &ValidationError{Name: fmt.Sprintf("%s:%d:%d", name, syntax.Line, syntax.Column),
+			Faults: []Fault{{Message: "not JSON: " + syntax.Reason}}}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	root, ok := doc.(*pyjson.Object)
+	if !ok {
+		c.fail(nil, "a manifest is a JSON object")
+		return nil, c.err()
+	}
+	m := &Manifest{Name: name, Version: "1"}
+	if v, ok := root.Values["version"]; ok {
+		m.Version, _ = v.(string)
+	}
+	l := &loader{checker: c, m: m, root: root}
+	switch m.Version {
+	case "1":
+		err = l.format1()
+	case "2":
+		err = l.format2()
+	default:
+		c.fail([]any{"version"}, "unknown manifest version %s; known: \"1\", \"2\"", pyjson.Dumps(root.Values["version"], false))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// loader fills a manifest from its JSON.
+type loader struct {
+	*checker
+	m    *Manifest
+	root *pyjson.Object
+	host *Runner
+}
+
+// hostRunner is the runner of pipelines without a build pipeline.
+func (l *loader) hostRunner() (Runner, error) {
+	if l.host == nil {
+		r, err := l.ix.HostRunner()
+		if err != nil {
+			return Runner{}, err
+		}
+		l.host = &r
+	}
+	return *l.host, nil
+}
+
+// checkManifest checks the document as a whole; nothing else of it can be
+// trusted if that fails.
+func (l *loader) checkManifest() (bool, error) {
+	s, err := l.ix.manifestSchema(l.m.Version)
+	if err != nil {
+		return false, err
+	}
+	before := len(l.faults)
+	l.check(s, l.root, nil)
+	return len(l.faults) == before, nil
+}
+
+// addPipeline starts a pipeline; the name must be new.
+func (l *loader) addPipeline(name string, path []any) *Pipeline {
+	for _, p := range l.m.Pipelines {
+		if p.Name == name {
+			l.fail(append(path, "name"), "there is another pipeline named %q", name)
+			return nil
+		}
+	}
+	p := &Pipeline{Name: name}
+	l.m.Pipelines = append(l.m.Pipelines, p)
+	return p
+}
+
+// addStage appends a stage to the pipeline; seal computes its id when its
+// inputs and mounts are known.
+func (l *loader) addStage(p *Pipeline, m *Module, options any) *Stage {
+	s := &Stage{Name: m.Name, Module: m, Pipeline: p, Index: len(p.Stages), Options: raw(options), SourceEpoch: p.SourceEpoch}
+	p.Stages = append(p.Stages, s)
+	return s
+}
+
+// seal computes the stage's id (osbuild/pipeline.py, Stage.id).
+func seal(s *Stage, options any) {
+	var build, base any
+	if s.Pipeline.Build != nil {
+		build = s.Pipeline.Build.ID()
+	}
+	if s.Index > 0 {
+		base = s.Pipeline.Stages[s.Index-1].ID
+	}
+	parts := []any{s.Name, build, base, orEmpty(options)}
+	if s.SourceEpoch != nil {
+		parts = append(parts, *s.SourceEpoch)
+	}
+	if len(s.Inputs) > 0 {
+		ids := map[string]any{}
+		for _, in := range s.Inputs {
+			ids[in.Name] = in.id
+		}
+		parts = append(parts, ids)
+	}
+	if len(s.Mounts) > 0 {
+		ids := []any{}
+		for _, mnt := range s.Mounts {
+			ids = append(ids, mnt.id)
+		}
+		parts = append(parts, ids)
+	}
+	s.ID = hash(parts...)
+}
+
+// hash is sha256 over the JSON texts of the parts, as osbuild's ids are made.
+func hash(parts ...any) string {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(pyjson.Dumps(p, true))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// orEmpty is an empty object for a value that is absent or empty, as Python's
+// "options or {}".
+func orEmpty(v any) any {
+	if v == nil {
+		return pyjson.NewObject()
+	}
+	return v
+}
+
+// raw keeps a value as JSON text with its keys in their order.
+func raw(v any) json.RawMessage { return pyjson.Dumps(orEmpty(v), false) }
+
+func str(o *pyjson.Object, key string) string {
+	s, _ := o.Get(key).(string)
+	return s
+}
+
+func obj(o *pyjson.Object, key string) *pyjson.Object {
+	if v, ok := o.Get(key).(*pyjson.Object); ok {
+		return v
+	}
+	return pyjson.NewObject()
+}
+
+func list(o *pyjson.Object, key string) []any {
+	v, _ := o.Get(key).([]any)
+	return v
+}
+
+// integer reads a number that the schema says is an integer.
+func integer(v any) (int64, bool) {
+	n, ok := v.(json.Number)
+	if !ok {
+		return 0, false
+	}
+	if i, err := strconv.ParseInt(string(n), 10, 64); err == nil {
+		return i, true
+	}
+	// The schema takes 1.0 for an integer, too.
+	f, err := strconv.ParseFloat(string(n), 64)
+	if err != nil || f != float64(int64(f)) {
+		return 0, false
+	}
+	return int64(f), true
+}

@@ -1,0 +1,155 @@
+package stages
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// meta is what the tests need of a NAME.meta.json.
+type meta struct {
+	Summary     string         `json:"summary"`
+	Description []string       `json:"description"`
+	Schema      map[string]any `json:"schema"`
+	Schema2     map[string]any `json:"schema_2"`
+}
+
+func readMeta(stage string) (*meta, error) {
+	data, err := Schemas.ReadFile(stage + ".meta.json")
+	if err != nil {
+		return nil, err
+	}
+	var m meta
+	return &m, json.Unmarshal(data, &m)
+}
+
+// stageSchema is the schema of a whole stage of a manifest, made of its parts
+// as osbuild/meta.py does.
+func (m *meta) stageSchema(stage, version string) (*jsonschema.Schema, error) {
+	key, parts := "name", map[string]any{"options": m.Schema}
+	if version == "2" {
+		key = "type"
+		if m.Schema2 != nil {
+			parts = m.Schema2
+		}
+	}
+	properties := map[string]any{
+		key:       map[string]any{"enum": []any{stage}},
+		"mounts":  map[string]any{"type": "array"},
+		"devices": map[string]any{"type": "object"},
+	}
+	for name, part := range parts {
+		properties[name] = part
+	}
+	schema := map[string]any{
+		"type": "object", "additionalProperties": false,
+		"required": []any{key}, "properties": properties,
+	}
+	// Through JSON, so that numbers are what the compiler expects.
+	data, err := json.Marshal(schema)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	compiler := jsonschema.NewCompiler()
+	compiler.DefaultDraft(jsonschema.Draft4)
+	url := "mem:///" + stage
+	if err := compiler.AddResource(url, doc); err != nil {
+		return nil, err
+	}
+	return compiler.Compile(url)
+}
+
+// checkSchema validates the case's stage as format 2 does and, where the
+// schema has one, as format 1 does; it returns the options. The error wraps a
+// *jsonschema.ValidationError if the stage is refused.
+func checkSchema(stage string, where *trees, c *caseFile) (json.RawMessage, error) {
+	m, err := readMeta(stage)
+	if err != nil {
+		return nil, err
+	}
+	options := json.RawMessage("{}")
+	if text, ok := c.get("options.json"); ok {
+		options = json.RawMessage(text)
+	}
+	object := map[string]any{"type": stage, "options": options}
+	text, whole := c.get("stage.json")
+	if whole {
+		if err := json.Unmarshal([]byte(text), &object); err != nil {
+			return nil, fmt.Errorf("stage.json: %w", err)
+		}
+	} else {
+		args, err := where.arguments(c, options)
+		if err != nil {
+			return nil, fmt.Errorf("arguments: %w", err)
+		}
+		inputs := map[string]any{}
+		for name := range args["inputs"].(map[string]map[string]any) {
+			inputs[name] = map[string]string{"type": "org.osbuild.files", "origin": "org.osbuild.source"}
+		}
+		if len(inputs) > 0 {
+			object["inputs"] = inputs
+		}
+	}
+	if err := m.validate(stage, "2", object); err != nil {
+		return nil, err
+	}
+	if m.Schema != nil && !whole {
+		if err := m.validate(stage, "1", map[string]any{"name": stage, "options": options}); err != nil {
+			return nil, err
+		}
+	}
+	if whole {
+		options, err = json.Marshal(object["options"])
+	}
+	return options, err
+}
+
+func (m *meta) validate(stage, version string, object map[string]any) error {
+	schema, err := m.stageSchema(stage, version)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(object)
+	if err != nil {
+		return fmt.Errorf("options.json: %w", err)
+	}
+	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	return schema.Validate(instance)
+}
+
+// TestSchemas compiles every schema for the formats that it says it has, and
+// wants words for people in each.
+func TestSchemas(t *testing.T) {
+	for _, stage := range All {
+		m, err := readMeta(stage.Name)
+		if err != nil {
+			t.Errorf("%s: %v", stage.Name, err)
+			continue
+		}
+		if m.Summary == "" || len(m.Description) == 0 {
+			t.Errorf("%s: summary or description is missing", stage.Name)
+		}
+		if m.Schema == nil && m.Schema2 == nil {
+			t.Errorf("%s: there is neither schema nor schema_2", stage.Name)
+		}
+		_, err = m.stageSchema(stage.Name, "2")
+		if m.Schema != nil {
+			_, err1 := m.stageSchema(stage.Name, "1")
+			err = errors.Join(err, err1)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", stage.Name, err)
+		}
+	}
+}
