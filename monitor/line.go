@@ -193,8 +193,8 @@ func (s style) running(a *activity, spinner string, now time.Time, width int) st
 func (s style) title(r *row, info StageInfo) {
 	name := info.Name
 	if r.width >= 60 {
-		digits := len(fmt.Sprint(info.Count))
-		r.add(dim, fmt.Sprintf("%-*s %*d/%d  ", s.names, info.Pipeline, digits, info.Index+1, info.Count))
+		place := fmt.Sprintf("%d/%d", info.Index+1, info.Count)
+		r.add(dim, fmt.Sprintf("%-*s %5s  ", s.names, info.Pipeline, place))
 		name = fmt.Sprintf("%-26s", name)
 	}
 	r.add("", name)

@@ -55,7 +55,7 @@ type StageResult struct {
 	Duration        time.Duration
 }
 
-// Null shows nothing.
+// Null is a Monitor that shows nothing.
 type Null struct{}
 
 // Log does nothing.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/ossify/ossify/jsoncomm"
 	"golang.org/x/sys/unix"
@@ -18,8 +19,8 @@ type apiServer struct {
 	handle func(msg json.RawMessage) any
 	mu     sync.Mutex
 	conns  map[*jsoncomm.Conn]bool
-	closed bool
-	wg     sync.WaitGroup
+	// accepting ends before talking is waited for.
+	accepting, talking sync.WaitGroup
 }
 
 // maxConns bounds what a stage can make the engine hold open.
@@ -49,13 +50,13 @@ func serveAPI(path string, handle func(json.RawMessage) any) (*apiServer, error)
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
 	s := &apiServer{fd: fd, handle: handle, conns: map[*jsoncomm.Conn]bool{}}
-	s.wg.Add(1)
+	s.accepting.Add(1)
 	go s.accept()
 	return s, nil
 }
 
 func (s *apiServer) accept() {
-	defer s.wg.Done()
+	defer s.accepting.Done()
 	for {
 		fd, _, err := unix.Accept4(s.fd, unix.SOCK_CLOEXEC)
 		if err == unix.EINTR || err == unix.ECONNABORTED {
@@ -66,20 +67,20 @@ func (s *apiServer) accept() {
 		}
 		conn := jsoncomm.New(fd)
 		s.mu.Lock()
-		if s.closed || len(s.conns) >= maxConns {
+		if len(s.conns) >= maxConns {
 			s.mu.Unlock()
 			conn.Close()
 			continue
 		}
 		s.conns[conn] = true
-		s.wg.Add(1)
+		s.talking.Add(1)
 		s.mu.Unlock()
 		go s.converse(conn)
 	}
 }
 
 func (s *apiServer) converse(conn *jsoncomm.Conn) {
-	defer s.wg.Done()
+	defer s.talking.Done()
 	defer func() {
 		s.mu.Lock()
 		delete(s.conns, conn)
@@ -101,16 +102,30 @@ func (s *apiServer) converse(conn *jsoncomm.Conn) {
 	}
 }
 
-// close ends all conversations and waits for them.
+// grace is how long close waits for peers that are still there.
+const grace = time.Second
+
+// close hears what was said until now and ends. The peers should be gone.
 func (s *apiServer) close() {
-	s.mu.Lock()
-	s.closed = true
-	for conn := range s.conns {
-		conn.Shutdown()
+	pending := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(pending, 0)
+		if err != unix.EINTR && n == 0 {
+			break
+		}
+		time.Sleep(time.Millisecond) // accept takes it
 	}
-	s.mu.Unlock()
 	_ = unix.Shutdown(s.fd, unix.SHUT_RDWR)
-	s.wg.Wait()
+	s.accepting.Wait()
+	late := time.AfterFunc(grace, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for conn := range s.conns {
+			conn.Shutdown()
+		}
+	})
+	s.talking.Wait()
+	late.Stop()
 	unix.Close(s.fd)
 }
 

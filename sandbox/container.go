@@ -255,8 +255,10 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 	if !cmd.Network {
 		namespaces = append(namespaces, configs.Namespace{Type: configs.NEWNET})
 	}
+	umask := uint32(0o022)
 	return &configs.Config{
 		Rootfs:            root,
+		Umask:             &umask,
 		RootPropagation:   unix.MS_PRIVATE,
 		ParentDeathSignal: int(unix.SIGKILL),
 		Hostname:          "ossify",
@@ -264,7 +266,6 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		UIDMappings:       c.uid,
 		GIDMappings:       c.gid,
 		NoNewPrivileges:   true,
-		NoNewKeyring:      false,
 		RootlessCgroups:   true,
 		Cgroups:           &cgroups.Cgroup{Name: "ossify", Rootless: true, Resources: &cgroups.Resources{}},
 		Capabilities: &configs.Capabilities{

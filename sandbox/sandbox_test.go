@@ -155,6 +155,7 @@ func TestStage(t *testing.T) {
 		{"only its own processes", `ls -d /proc/[0-9]* | wc -l | grep -qx '[1-6]'`, 0, ""},
 		{"a fresh proc can be mounted", `mkdir /tmp/p && mount -t proc proc /tmp/p && test -e /tmp/p/1/status`, 0, ""},
 		{"the engine's files are not there", `test -e /home || test -e /root/.ssh`, 1, ""},
+		{"sysctls of the host are out of reach", `cat /proc/sys/kernel/printk > /proc/sys/kernel/printk`, 1, "Permission denied"},
 		{"devices work", `echo x > /dev/null && head -c 4 /dev/zero | wc -c`, 0, "4"},
 		{"no device nodes", `mknod /run/osbuild/tree/sda b 8 0`, 1, ""},
 		{"descriptors", `ls /proc/$$/fd | tr '\n' ' '`, 0, "0 1 2 255 "},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/ossify/ossify/module"
@@ -108,7 +109,8 @@ func (c *Containers) RunStage(ctx context.Context, scratch string, root *BuildRo
 	if err != nil {
 		return nil, err
 	}
-	defer api.close()
+	closeAPI := sync.OnceFunc(api.close)
+	defer closeAPI()
 	loop, err := serveAPI(filepath.Join(dir, "/run/osbuild/api/remoteloop"), refuseLoop)
 	if err != nil {
 		return nil, err
@@ -127,6 +129,7 @@ func (c *Containers) RunStage(ctx context.Context, scratch string, root *BuildRo
 	if err != nil {
 		return nil, err
 	}
+	closeAPI() // now all that the module has reported is there
 	meta, err := readMetadata(filepath.Join(dir, module.MetaPath))
 	if err != nil {
 		return nil, err
@@ -193,7 +196,8 @@ func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *Buil
 	if err != nil {
 		return err
 	}
-	defer api.close()
+	closeAPI := sync.OnceFunc(api.close)
+	defer closeAPI()
 	status, err := c.Run(ctx, filepath.Base(scratch), dir, &Command{
 		Args:         []string{inside, "/usr/bin/true"},
 		Env:          append(environment(), ClassEnv+"=Runner", "PYTHONPATH=/run/osbuild/lib", "PYTHONUNBUFFERED=1"),
@@ -202,6 +206,7 @@ func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *Buil
 	if err != nil {
 		return err
 	}
+	closeAPI()
 	if e := errs.get(); e != nil {
 		return fmt.Errorf("runner %s: %s", filepath.Base(runner), e.Value)
 	}

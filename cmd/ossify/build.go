@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/native"
 	"github.com/ossify/ossify/pipeline"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
@@ -123,6 +124,34 @@ func (e *engine) close() error {
 	}
 	e.closers = nil
 	return errors.Join(errs...)
+}
+
+// nativeLibdir returns the libdir of this program's own modules in the store,
+// which it makes the first time.
+func nativeLibdir(s *store.Store) (string, error) {
+	digest, err := s.Digest(sandbox.Program())
+	if err != nil {
+		return "", fmt.Errorf("find native modules: %w", err)
+	}
+	dir := filepath.Join(s.Dir(), "lib", digest[:32])
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	tmp, remove, err := s.Scratch("lib-")
+	if err != nil {
+		return "", err
+	}
+	defer remove()
+	if err := native.Libdir(tmp); err != nil {
+		return "", fmt.Errorf("install native modules: %w", err)
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		if _, statErr := os.Stat(dir); statErr == nil {
+			return dir, nil // another build was quicker
+		}
+		return "", fmt.Errorf("install native modules: %w", err)
+	}
+	return dir, nil
 }
 
 // newMonitor shows progress on standard error, live if that is a terminal.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/ossify/ossify/pipeline"
-	"github.com/ossify/ossify/sandbox"
 	"github.com/spf13/cobra"
 	"go.podman.io/storage/pkg/reexec"
 )
@@ -34,21 +33,11 @@ var errInterrupted = errors.New("interrupted")
 type usageError struct{ error }
 
 func main() {
-	if sandbox.IsContainerInit() {
-		sandbox.ContainerInit()
-	}
 	if reexec.Init() {
 		return
 	}
 	ctx, stop := signalContext()
 	defer stop()
-	if m, ok := nativeModule(); ok {
-		if err := m.Main(ctx, os.Args[1:]); err != nil {
-			fmt.Fprintf(os.Stderr, "error: %v\n", err)
-			os.Exit(exitFailed)
-		}
-		return
-	}
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
@@ -103,7 +92,11 @@ func report(err error) int {
 		fmt.Fprintf(os.Stderr, "ossify: %v\nTry 'ossify --help'.\n", err)
 		return exitInvalid
 	case errors.As(err, &failed):
-		if lines := failed.Result.LastLines(25); len(lines) > 0 {
+		lines := failed.Result.LastLines(25)
+		if n := len(lines); n > 0 && failed.Result.Error != nil && lines[n-1] == "error: "+failed.Result.Error.Value {
+			lines = lines[:n-1] // the message below says it again
+		}
+		if len(lines) > 0 {
 			fmt.Fprintf(os.Stderr, "\nlast output of %s:\n", failed.Result.Stage.Name)
 			for _, line := range lines {
 				fmt.Fprintln(os.Stderr, "  "+line)

@@ -1,12 +1,24 @@
-package main
+// Package native is this program as its own modules: the table of all families,
+// the libdir made of them, and the way into them.
+//
+// A module starts in this package's initialisation, not in main: the engine's
+// packages take 10 ms to initialise (the schema compiler alone 9), and a build
+// starts two processes of this program for every stage. Go initialises packages
+// in the order of their import paths as far as dependencies allow (language
+// specification, "Program initialization"), so this one, which needs none of the
+// engine's, comes first. TestStartsBeforeTheEngine watches over that.
+package native
 
 import (
+	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/ossify/ossify/assemblers"
 	"github.com/ossify/ossify/inputs"
@@ -15,8 +27,31 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/sources"
 	"github.com/ossify/ossify/stages"
-	"github.com/ossify/ossify/store"
 )
+
+func init() {
+	if sandbox.IsContainerInit() {
+		sandbox.ContainerInit()
+	}
+	m, ok := started()
+	if !ok {
+		return
+	}
+	if err := m.Main(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		os.Exit(exitStatus(err))
+	}
+	os.Exit(0)
+}
+
+// exitStatus is the exit status of a module that failed with err.
+func exitStatus(err error) int {
+	var withStatus interface{ ExitCode() int }
+	if errors.As(err, &withStatus) && withStatus.ExitCode() > 0 {
+		return withStatus.ExitCode()
+	}
+	return 1
+}
 
 // family is one folder of a libdir.
 type family struct {
@@ -35,11 +70,14 @@ func families() []family {
 	}
 }
 
-// nativeModule returns the module that this process was started as: by its
-// name, and by its family, which is the folder of a host service and a variable
-// inside the sandbox.
-func nativeModule() (module.Module, bool) {
+// started returns the module that this process was started as: by its name, and
+// by its family, which is the folder of a host service and a variable inside the
+// sandbox.
+func started() (module.Module, bool) {
 	name := filepath.Base(os.Args[0])
+	if !strings.HasPrefix(name, "org.") {
+		return module.Module{}, false
+	}
 	folder := filepath.Base(filepath.Dir(os.Args[0]))
 	class := os.Getenv(sandbox.ClassEnv)
 	for _, f := range families() {
@@ -53,36 +91,10 @@ func nativeModule() (module.Module, bool) {
 	return module.Module{}, false
 }
 
-// nativeLibdir returns the libdir of this program's own modules in the store,
-// which it makes the first time. It holds a copy of the program, so that a
-// build goes on with what it started with while the program is replaced.
-func nativeLibdir(s *store.Store) (string, error) {
-	digest, err := s.Digest(sandbox.Program())
-	if err != nil {
-		return "", fmt.Errorf("find native modules: %w", err)
-	}
-	dir := filepath.Join(s.Dir(), "lib", digest[:32])
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	tmp, remove, err := s.Scratch("lib-")
-	if err != nil {
-		return "", err
-	}
-	defer remove()
-	if err := writeLibdir(tmp); err != nil {
-		return "", fmt.Errorf("install native modules: %w", err)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		if _, statErr := os.Stat(dir); statErr == nil {
-			return dir, nil // another build was quicker
-		}
-		return "", fmt.Errorf("install native modules: %w", err)
-	}
-	return dir, nil
-}
-
-func writeLibdir(dir string) error {
+// Libdir makes a libdir of this program's modules in dir, an empty directory. It
+// holds a copy of the program, so that a build goes on with what it started with
+// while the program is replaced.
+func Libdir(dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
