@@ -14,4 +14,6 @@ import (
 var Schemas embed.FS
 
 // All lists the native assemblers, sorted by name.
-var All = []module.Module{}
+var All = []module.Module{
+	module.Stage("org.osbuild.qemu", qemu),
+}

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -26,12 +27,16 @@ const mke2fsConf = `[defaults]
 		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
 	}
 	floppy = {
+		blocksize = 4096
 	}
 	small = {
+		blocksize = 4096
 	}
 	big = {
+		blocksize = 4096
 	}
 	huge = {
+		blocksize = 4096
 	}
 `
 
@@ -105,7 +110,7 @@ func (t *tool) makeMissing(ctx context.Context, raw string, c *content, scratch 
 				}
 			}
 			made[dir] = true
-			fmt.Fprintf(&script, "mkdir \"%s\"\n", dir)
+			fmt.Fprintf(&script, "mkdir \"%s\"\nstat \"%s\"\n", dir, dir)
 		}
 	}
 	name := filepath.Join(scratch, "debugfs")
@@ -113,7 +118,16 @@ func (t *tool) makeMissing(ctx context.Context, raw string, c *content, scratch 
 		return err
 	}
 	env := []string{fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", t.epoch)}
-	return t.run(ctx, env, nil, "debugfs", "-w", "-f", name, fmt.Sprintf("%s?offset=%d", raw, c.part.startBytes()))
+	var shown bytes.Buffer
+	err := t.run(ctx, env, &shown, "debugfs", "-w", "-f", name, fmt.Sprintf("%s?offset=%d", raw, c.part.startBytes()))
+	if err != nil {
+		return err
+	}
+	// debugfs exits with 0 whatever its commands did.
+	if strings.Count(shown.String(), "Type: directory") != len(made) {
+		return fmt.Errorf("debugfs could not make the mount points %s: make them in an earlier stage: %s", strings.Join(c.created, ", "), shown.String())
+	}
+	return nil
 }
 
 // rootStat is what the filesystem's root directory should look like; mke2fs

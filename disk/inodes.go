@@ -39,7 +39,7 @@ type ext4 struct {
 // normalizeExt4 gives every inode of a new filesystem the modification time as
 // access and change time (mke2fs takes those of the source, which differ each
 // time), its root directory the source's owner, mode and time, and times after
-// 2037 the bit that mke2fs leaves out.
+// 2037 the bit that mke2fs leaves out. Extended attributes are sorted.
 func normalizeExt4(image *os.File, offset int64, c *content) error {
 	if c.early && c.late {
 		return fmt.Errorf("%s holds files with times before 1970 and files with times after 2037; mke2fs mixes them up: touch one kind in an earlier stage", c.part.Filesystem.Mountpoint)
@@ -106,8 +106,15 @@ func openExt4(image *os.File, offset int64) (*ext4, error) {
 		fs.descSize = int64(le.Uint16(sb[0xfe:]))
 	}
 	inodes := int64(le.Uint32(sb[0x00:]))
+	info, err := image.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// A group's inodes have one block of bits.
 	switch {
-	case fs.block != blockSize, fs.inodeSize != 256, fs.descSize < 32, fs.wide && fs.descSize < 64, fs.perGroup == 0, inodes%fs.perGroup != 0:
+	case fs.block != blockSize, fs.inodeSize != 256, fs.descSize < 32, fs.wide && fs.descSize < 64,
+		fs.perGroup == 0, fs.perGroup > 8*blockSize, inodes%fs.perGroup != 0,
+		inodes/fs.perGroup*fs.descSize > info.Size():
 		return nil, errors.New("superblock is not as mke2fs was told to make it")
 	case incompat&incompatCsumSeed != 0:
 		return nil, errors.New("mke2fs made a metadata_csum_seed it was not asked for")
@@ -116,8 +123,8 @@ func openExt4(image *os.File, offset int64) (*ext4, error) {
 	return fs, nil
 }
 
-// eachInode lets change edit every inode in use and stores what it changed,
-// with a new checksum.
+// eachInode sorts the extended attributes of every inode in use, lets change
+// edit it and stores it with a new checksum.
 func (fs *ext4) eachInode(change func(number int64, p []byte)) error {
 	descs := make([]byte, fs.groups*fs.descSize)
 	if _, err := fs.image.ReadAt(descs, fs.offset+fs.block); err != nil {
@@ -148,6 +155,9 @@ func (fs *ext4) eachInode(change func(number int64, p []byte)) error {
 				continue
 			}
 			number := g*fs.perGroup + i + 1
+			if err := fs.sortXattrs(p); err != nil {
+				return fmt.Errorf("inode %d: %w", number, err)
+			}
 			change(number, p)
 			fs.sum(number, p)
 		}

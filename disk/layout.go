@@ -46,31 +46,33 @@ type Layout struct {
 }
 
 // Partition is an entry of the table. Zero values of Start, Size, Type and UUID
-// are filled in by Resolve.
+// are filled in by Resolve. The JSON form is that of manifests.
 type Partition struct {
 	// Start and Size are in sectors.
-	Start, Size int64
+	Start int64 `json:"start"`
+	Size  int64 `json:"size"`
 	// Type is a GUID (GPT), a hexadecimal byte (MBR) or one of sfdisk's
 	// aliases (L, S, U, H, R, V, linux, swap, uefi, home, raid, lvm).
-	Type string
+	Type string `json:"type"`
 	// UUID and Name exist only in a GPT.
-	UUID, Name string
+	UUID string `json:"uuid"`
+	Name string `json:"name"`
 	// Bootable sets the active flag (MBR) or the legacy BIOS bootable
 	// attribute (GPT).
-	Bootable   bool
-	Filesystem *Filesystem
+	Bootable   bool        `json:"bootable"`
+	Filesystem *Filesystem `json:"filesystem"`
 }
 
 // Filesystem is what a partition is formatted with.
 type Filesystem struct {
 	// Type is "ext4", "xfs", "vfat" or "swap".
-	Type string
+	Type string `json:"type"`
 	// UUID is the filesystem's; vfat takes the form "7B77-95E7".
-	UUID  string
-	Label string
+	UUID  string `json:"uuid"`
+	Label string `json:"label"`
 	// Mountpoint is where the filesystem appears in the tree; what lies
 	// below it there goes into this filesystem. Swap has none.
-	Mountpoint string
+	Mountpoint string `json:"mountpoint"`
 }
 
 // start and size of a partition in bytes.

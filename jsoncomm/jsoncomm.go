@@ -157,12 +157,9 @@ func (c *Conn) Recv(v any) ([]*os.File, error) {
 		if len(files) == 0 {
 			return nil, errors.New("message announces a payload file but carries no descriptor")
 		}
-		data, err = io.ReadAll(io.LimitReader(files[0], MaxMessage+1))
+		data, err = readPayload(files[0])
 		files[0].Close()
 		files = files[1:]
-		if err == nil && len(data) > MaxMessage {
-			err = fmt.Errorf("message is larger than %d bytes", MaxMessage)
-		}
 		if err != nil {
 			CloseAll(files)
 			return nil, fmt.Errorf("read message: %w", err)
@@ -173,6 +170,28 @@ func (c *Conn) Recv(v any) ([]*os.File, error) {
 		return nil, fmt.Errorf("decode message: %w", err)
 	}
 	return files, nil
+}
+
+// readPayload reads a document that travelled in a file. The sender may be a
+// stage: a pipe that nobody writes to would block us for ever, so only regular
+// files, which a memfd is, are read.
+func readPayload(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("the payload is no regular file")
+	}
+	if info.Size() > MaxMessage {
+		return nil, fmt.Errorf("payload of %d bytes, at most %d are allowed", info.Size(), MaxMessage)
+	}
+	// The sender shares the file's position, so it is not relied upon.
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, MaxMessage+1))
+	if err == nil && len(data) > MaxMessage {
+		err = fmt.Errorf("payload of more than %d bytes", MaxMessage)
+	}
+	return data, err
 }
 
 func (c *Conn) recvmsg(p, oob []byte, flags int) (n, oobn int, err error) {

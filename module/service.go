@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/ossify/ossify/jsoncomm"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // Message is one packet between the engine and a host service.
@@ -43,16 +47,20 @@ type Exception struct {
 // Service is a host service while it runs.
 type Service struct {
 	conn *jsoncomm.Conn
+	mu   sync.Mutex // a connection is for one goroutine at a time
 	// ID is the name the engine gave to this instance.
 	ID string
 }
 
-// Signal tells the engine of progress while a method runs.
+// Signal tells the engine of progress while a method runs. It may be called by
+// several goroutines, but not after the method has returned.
 func (s *Service) Signal(data any) error {
 	return s.send("signal", map[string]any{"reply": data})
 }
 
 func (s *Service) send(kind string, data any, files ...*os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.conn.Send(map[string]any{"type": kind, "data": data}, files...)
 }
 
@@ -99,18 +107,71 @@ func serve(ctx context.Context, name string, argv []string, methods map[string]M
 			return err
 		}
 		jsoncomm.CloseAll(files)
-		reply, out, err := dispatch(ctx, s, msg, methods)
-		if err != nil {
-			err = s.send("exception", Exception{Name: errorType(err), Value: err.Error()})
-		} else {
-			err = s.send("reply", map[string]any{"reply": reply}, out...)
+		err = s.answer(ctx, msg, methods)
+		if errors.Is(err, syscall.EPIPE) {
+			return nil // nobody waits for the answer any more
 		}
-		jsoncomm.CloseAll(out)
 		if err != nil {
 			return err
 		}
 	}
 }
+
+// answer calls the method and sends its reply or its error.
+func (s *Service) answer(ctx context.Context, msg Message, methods map[string]Method) error {
+	watched, stop, err := s.watch(ctx)
+	if err != nil {
+		return err
+	}
+	reply, files, err := dispatch(watched, s, msg, methods)
+	stop()
+	defer jsoncomm.CloseAll(files)
+	if err == nil {
+		// A reply that is no JSON is the module's fault, and is told to the engine.
+		if reply, err = json.Marshal(reply); err != nil {
+			err = fmt.Errorf("internal error: encode reply: %w", err)
+		}
+	}
+	if err != nil {
+		return s.send("exception", Exception{Name: errorType(err), Value: err.Error()})
+	}
+	return s.send("reply", map[string]any{"reply": reply}, files...)
+}
+
+// watch returns a context that is cancelled when the engine has closed the
+// connection, so that a call does not go on for nobody. stop ends the watching.
+func (s *Service) watch(ctx context.Context) (_ context.Context, stop func(), err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("watch the engine: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Without events asked for, a hang-up is reported nevertheless.
+		fds := []unix.PollFd{{Fd: int32(s.conn.FD())}, {Fd: int32(ends[0])}}
+		for {
+			_, err := unix.Poll(fds, -1)
+			if err == unix.EINTR {
+				continue
+			}
+			if err == nil && fds[1].Revents == 0 {
+				cancel(errEngineGone)
+			}
+			return
+		}
+	}()
+	return ctx, func() {
+		unix.Close(ends[1]) // wakes the goroutine
+		<-done
+		unix.Close(ends[0])
+		cancel(nil)
+	}, nil
+}
+
+// errEngineGone is why a call is cancelled.
+var errEngineGone = errors.New("the engine has closed the connection")
 
 func dispatch(ctx context.Context, s *Service, msg Message, methods map[string]Method) (any, []*os.File, error) {
 	if msg.Type != "method" {
@@ -174,17 +235,94 @@ func Source(name, contentType string, fetch func(ctx context.Context, s *Service
 		if err != nil {
 			return nil, nil, err
 		}
-		reply := SourceResult{Name: "source " + s.ID, SourceType: s.ID, Success: true, Results: results,
-			Output: fmt.Sprintf("source %s finished successfully", s.ID)}
-		for _, r := range results {
-			if !r.Success {
-				reply.Success = false
-				reply.Output = fmt.Sprintf("source %s finished unsuccessfully: %s", s.ID, r.Error)
-			}
-		}
-		return reply, nil, nil
+		return sourceResult(name, results), nil, nil
 	}
-	return HostService(name, map[string]Method{"download": download}, nil)
+	copyItems := func(ctx context.Context, _ *Service, raw json.RawMessage) (any, []*os.File, error) {
+		results, err := copySource(ctx, contentType, raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		return sourceResult(name, results), nil, nil
+	}
+	return HostService(name, map[string]Method{"download": download, "copy": copyItems}, nil)
+}
+
+func sourceResult(name string, results []ItemResult) SourceResult {
+	reply := SourceResult{
+		Name: "source " + name, SourceType: name, Success: true, Results: []ItemResult{},
+		Output: fmt.Sprintf("source %s finished successfully", name),
+	}
+	for _, r := range results {
+		if r.Metadata == nil {
+			r.Metadata = map[string]any{} // osbuild wants an object
+		}
+		reply.Results = append(reply.Results, r)
+		if !r.Success {
+			reply.Success = false
+			reply.Output = fmt.Sprintf("source %s finished unsuccessfully: %s", name, r.Error)
+		}
+	}
+	return reply
+}
+
+// copySource answers osbuild's call "copy": it copies items of one cache to
+// another (osbuild/sources.py).
+func copySource(ctx context.Context, contentType string, raw json.RawMessage) ([]ItemResult, error) {
+	var call struct {
+		Items    map[string]json.RawMessage `json:"items"`
+		Cache    string                     `json:"cache"`
+		DstCache string                     `json:"dst_cache"`
+	}
+	if err := json.Unmarshal(raw, &call); err != nil {
+		return nil, fmt.Errorf("decode copy call: %w", err)
+	}
+	from, to := filepath.Join(call.Cache, contentType), filepath.Join(call.DstCache, contentType)
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return nil, err
+	}
+	var results []ItemResult
+	for _, item := range slices.Sorted(maps.Keys(call.Items)) {
+		result := ItemResult{Success: true, Metadata: map[string]any{"checksum": item}}
+		err := context.Cause(ctx)
+		if err == nil {
+			err = copyItem(filepath.Join(from, item), filepath.Join(to, item), item)
+		}
+		if err != nil {
+			result.Success, result.Error = false, fmt.Sprintf("copy %s: %v", item, err)
+		}
+		results = append(results, result)
+	}
+	return results, nil
+}
+
+// copyItem makes the copy under another name first: a name of a cache never
+// stands for half a file.
+func copyItem(from, to, item string) (err error) {
+	if item != filepath.Base(item) || !filepath.IsLocal(item) || item == "." {
+		return errors.New("the item's name is no checksum")
+	}
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.CreateTemp(filepath.Dir(to), ".copy-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, dst.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(dst.Name()))
+		}
+	}()
+	if _, err := io.Copy(dst, src); err != nil {
+		return err
+	}
+	if err := errors.Join(dst.Chmod(0o644), dst.Sync()); err != nil {
+		return err
+	}
+	return os.Rename(dst.Name(), to)
 }
 
 // MapCall is an input's call to provide its content below Target.

@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"go.podman.io/storage/pkg/unshare"
@@ -47,6 +48,9 @@ func EnterNamespace() error {
 	return privateMounts()
 }
 
+// processName is what ps(1) shows.
+var processName = []byte("ossify\x00")
+
 // programEnv carries the path of the program's file into the namespace.
 const programEnv = "_OSSIFY_PROGRAM"
 
@@ -85,6 +89,8 @@ func sealProgram() error {
 }
 
 func privateMounts() error {
+	// Started from a descriptor, the process would be called by its number.
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&processName[0])), 0, 0, 0)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

@@ -14,4 +14,7 @@ import (
 var Schemas embed.FS
 
 // All lists the native sources, sorted by name.
-var All = []module.Module{}
+var All = []module.Module{
+	module.Source("org.osbuild.curl", "org.osbuild.files", curl),
+	module.Source("org.osbuild.inline", "org.osbuild.files", inline),
+}

@@ -58,9 +58,13 @@ func (g *grubTree) config(suffix string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&b, "\nmenuentry '%s' --class gnu-linux --class gnu --class os --unrestricted --id '%s' {\n", entry.title(), entry.menuID())
+		fmt.Fprintf(&b, "\nmenuentry %s --class gnu-linux --class gnu --class os --unrestricted --id %s {\n", grubQuote(entry.title()), grubQuote(entry.menuID()))
 		fmt.Fprintf(&b, "  insmod all_video\n  set gfxpayload=keep\n")
-		fmt.Fprintf(&b, "  search --no-floppy --set=root %s\n", boot.search())
+		// A device's name means nothing to GRUB; its root is then the
+		// filesystem that this file was read from.
+		if search := boot.search(); search != "" {
+			fmt.Fprintf(&b, "  search --no-floppy --set=root %s\n", search)
+		}
 		fmt.Fprintf(&b, "  linux%s %svmlinuz-%s %s\n", suffix, dir, entry.Kernel, cmdline)
 		fmt.Fprintf(&b, "  initrd%s %s%s\n}\n", suffix, dir, initrd)
 	}
@@ -84,4 +88,9 @@ func (g *grubTree) initrd(kernel string) (string, error) {
 		}
 	}
 	return names[0], nil
+}
+
+// grubQuote quotes text for GRUB's script, as a shell would.
+func grubQuote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

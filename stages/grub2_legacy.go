@@ -39,7 +39,7 @@ func (n fsName) kernel() string {
 	return n.Device
 }
 
-// search returns the arguments of GRUB's search command.
+// search returns the arguments of GRUB's search command, or "" for a device.
 func (n fsName) search() string {
 	switch {
 	case n.UUID != "":
@@ -47,7 +47,7 @@ func (n fsName) search() string {
 	case n.Label != "":
 		return "--label " + n.Label
 	}
-	return n.Device
+	return ""
 }
 
 type grubEntry struct {

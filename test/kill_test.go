@@ -103,17 +103,34 @@ func processes(store string) []string {
 	return found
 }
 
-// waitGone waits until the processes of a killed build are gone, which the
-// kernel does on its own, but not at once.
+// waitGone waits until the processes of a killed build are gone and its locks
+// are free, which the kernel does on its own, but not at once.
 func waitGone(t *testing.T, store string) {
 	t.Helper()
-	for range 500 {
-		if len(processes(store)) == 0 {
+	for range 1000 {
+		if len(processes(store)) == 0 && !locked(store) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatalf("still running: %q", processes(store))
+}
+
+// locked says whether a build holds the lock of its folder.
+func locked(store string) bool {
+	paths, _ := filepath.Glob(filepath.Join(store, "run/engine-*/lock"))
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		f.Close()
+		if err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // left sees that nothing of a build is left but its checkpoints.

@@ -1,0 +1,134 @@
+package sources
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+)
+
+// Names of osbuild's (sources/org.osbuild.curl).
+const (
+	mtlsSecrets = "org.osbuild.mtls"
+	envProxy    = "OSBUILD_SOURCES_CURL_PROXY"
+	envCert     = "OSBUILD_SOURCES_CURL_SSL_CLIENT_CERT"
+	envKey      = "OSBUILD_SOURCES_CURL_SSL_CLIENT_KEY"
+	envCA       = "OSBUILD_SOURCES_CURL_SSL_CA_CERT"
+)
+
+// connectTimeout is for each step until a connection can be used.
+const connectTimeout = 30 * time.Second
+
+// clients makes HTTP clients, one for each kind of TLS, and keeps them.
+type clients struct {
+	mu   sync.Mutex
+	made map[clientKind]*http.Client
+}
+
+type clientKind struct{ insecure, mtls bool }
+
+func (c *clients) get(item *curlItem) (*http.Client, error) {
+	kind := clientKind{insecure: item.Insecure}
+	if item.Secrets != nil {
+		if item.Secrets.Name != mtlsSecrets {
+			return nil, fmt.Errorf("secrets of %q are not supported: use %s with %s and %s in the environment", item.Secrets.Name, mtlsSecrets, envCert, envKey)
+		}
+		kind.mtls = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if client := c.made[kind]; client != nil {
+		return client, nil
+	}
+	client, err := newClient(kind)
+	if err != nil {
+		return nil, err
+	}
+	if c.made == nil {
+		c.made = map[clientKind]*http.Client{}
+	}
+	c.made[kind] = client
+	return client, nil
+}
+
+func (c *clients) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, client := range c.made {
+		client.CloseIdleConnections()
+	}
+}
+
+func newClient(kind clientKind) (*http.Client, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: kind.insecure}
+	if kind.mtls {
+		if err := addMTLS(config); err != nil {
+			return nil, err
+		}
+	}
+	proxy := http.ProxyFromEnvironment
+	if text := os.Getenv(envProxy); text != "" {
+		u, err := url.Parse(text)
+		if err != nil || u.Host == "" {
+			return nil, fmt.Errorf("%s is no URL of a proxy, such as http://HOST:PORT", envProxy)
+		}
+		proxy = http.ProxyURL(u)
+	}
+	return &http.Client{
+		CheckRedirect: checkRedirect,
+		Transport: &http.Transport{
+			Proxy:               proxy,
+			DialContext:         (&net.Dialer{Timeout: connectTimeout, KeepAlive: connectTimeout}).DialContext,
+			TLSClientConfig:     config,
+			TLSHandshakeTimeout: connectTimeout,
+			ForceAttemptHTTP2:   true,
+			MaxIdleConnsPerHost: parallel,
+			IdleConnTimeout:     connectTimeout,
+			// Checksums and ranges are of the bytes as the server has them.
+			DisableCompression: true,
+		},
+	}, nil
+}
+
+func addMTLS(config *tls.Config) error {
+	cert, key := os.Getenv(envCert), os.Getenv(envKey)
+	if cert == "" || key == "" {
+		return fmt.Errorf("secrets of %s: set %s and %s to the files of the client's certificate and key", mtlsSecrets, envCert, envKey)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return fmt.Errorf("secrets of %s: load %s and %s: %w", mtlsSecrets, envCert, envKey, err)
+	}
+	config.Certificates = []tls.Certificate{pair}
+	if ca := os.Getenv(envCA); ca != "" {
+		data, err := os.ReadFile(ca)
+		if err != nil {
+			return fmt.Errorf("secrets of %s: load %s: %w", mtlsSecrets, envCA, err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(data) {
+			return fmt.Errorf("secrets of %s: %s names %s, which holds no certificate", mtlsSecrets, envCA, ca)
+		}
+	}
+	return nil
+}
+
+// checkRedirect keeps what was asked for over a safe connection on one.
+// Passwords stay with the URL that they stand in: net/http takes them from each
+// URL anew.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	from, to := via[len(via)-1].URL.Scheme, req.URL.Scheme
+	if from != to && (from != "http" || to != "https") {
+		return lasting{fmt.Errorf("redirect from %s to %s is refused", from, req.URL.Redacted())}
+	}
+	if len(via) >= 10 {
+		return lasting{errors.New("more than 10 redirects")}
+	}
+	return nil
+}

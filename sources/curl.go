@@ -1,0 +1,210 @@
+package sources
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ossify/ossify/module"
+	"golang.org/x/sync/errgroup"
+)
+
+// parallel is how many items are downloaded at a time.
+const parallel = 8
+
+// curlItem is where to get one file. In the manifest it may be a URL only.
+type curlItem struct {
+	URL string `json:"url"`
+	// Insecure does without a check of the server's certificate.
+	Insecure bool `json:"insecure"`
+	// Secrets names who provides them, or is nil.
+	Secrets *struct {
+		Name string `json:"name"`
+	} `json:"secrets"`
+	// Size of the file in bytes, 0 if unknown; no more than that is read.
+	Size int64 `json:"size"`
+	// Mirrors are other URLs of the same file.
+	Mirrors []string `json:"mirrors"`
+}
+
+// UnmarshalJSON takes a URL or an object.
+func (item *curlItem) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, &item.URL); err == nil {
+		return nil
+	}
+	type object curlItem
+	return json.Unmarshal(data, (*object)(item))
+}
+
+// urls parses the URL and the mirrors of the item.
+func (item *curlItem) urls() ([]*url.URL, error) {
+	var urls []*url.URL
+	for _, text := range append([]string{item.URL}, item.Mirrors...) {
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no URL: %w", text, errors.Unwrap(err))
+		}
+		switch {
+		case u.Scheme == "file" && (u.Host == "" || u.Host == "localhost") && u.Path != "":
+		case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+		default:
+			return nil, fmt.Errorf("%s: only http://HOST/PATH, https://HOST/PATH and file:///PATH can be downloaded", u.Redacted())
+		}
+		// Object stores take a plain plus sign for a space.
+		u.RawPath = strings.ReplaceAll(u.EscapedPath(), "+", "%2B")
+		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+// curl downloads files.
+func curl(ctx context.Context, s *module.Service, d *module.Download) ([]module.ItemResult, error) {
+	dl := &downloader{Download: d, stall: 30 * time.Second, backoff: 500 * time.Millisecond}
+	defer dl.closeIdle()
+	return dl.all(ctx, s.Signal)
+}
+
+// downloader downloads the items of one call.
+type downloader struct {
+	*module.Download
+	// stall is how long a server may send nothing.
+	stall time.Duration
+	// backoff is the pause before the second round of tries; it doubles.
+	backoff time.Duration
+
+	clients  clients
+	progress progress
+}
+
+// progress is counted by all workers and told to the engine by one goroutine.
+type progress struct {
+	bytes, itemsDone atomic.Int64
+	mu               sync.Mutex
+	sizes            map[string]int64
+	items            int
+}
+
+// size notes the size of an item, in bytes, once it is known.
+func (p *progress) size(key string, n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sizes[key] = n
+}
+
+// report is what the engine is told; total is 0 until all sizes are known.
+func (p *progress) report() map[string]any {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var total int64
+	for _, n := range p.sizes {
+		total += n
+	}
+	if len(p.sizes) < p.items {
+		total = 0
+	}
+	return map[string]any{
+		"done": p.bytes.Load(), "total": total,
+		"items-done": p.itemsDone.Load(), "items-total": p.items,
+	}
+}
+
+// all downloads what is not in the cache. One item's failure does not keep the
+// others from being downloaded: they are there for the next try.
+func (dl *downloader) all(ctx context.Context, signal func(any) error) ([]module.ItemResult, error) {
+	keys := sortedKeys(dl.Items)
+	results := make([]module.ItemResult, len(keys))
+	dl.progress.sizes, dl.progress.items = map[string]int64{}, len(keys)
+
+	// The service's connection is for one goroutine at a time: this one tells
+	// of progress, and has ended when the reply is sent.
+	stop, told := make(chan struct{}), make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if err := signal(dl.progress.report()); err != nil {
+					told <- err
+					return
+				}
+			case <-stop:
+				told <- signal(dl.progress.report())
+				return
+			}
+		}
+	}()
+	var workers errgroup.Group
+	workers.SetLimit(parallel)
+	for i, key := range keys {
+		workers.Go(func() error {
+			cached, err := dl.item(ctx, key)
+			if err != nil {
+				results[i] = failed(key, err)
+				return nil
+			}
+			dl.progress.itemsDone.Add(1)
+			results[i] = succeeded(key, cached)
+			return nil
+		})
+	}
+	err := workers.Wait()
+	close(stop)
+	return results, errors.Join(err, <-told)
+}
+
+// item downloads one item unless it is in the cache.
+func (dl *downloader) item(ctx context.Context, key string) (cached bool, err error) {
+	c, err := parseChecksum(key)
+	if err != nil {
+		return false, err
+	}
+	var item curlItem
+	if err := json.Unmarshal(dl.Items[key], &item); err != nil {
+		return false, fmt.Errorf("%s: decode item: %w", key, err)
+	}
+	if dl.fromCache(c) {
+		return true, nil
+	}
+	urls, err := item.urls()
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", key, err)
+	}
+	if item.Size > 0 {
+		dl.progress.size(key, item.Size)
+	}
+	client, err := dl.clients.get(&item)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", urls[0].Redacted(), err)
+	}
+	p, err := openPartial(dl.Tmp, c)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	// While we waited for the lock somebody else may have got it.
+	if dl.fromCache(c) {
+		return true, p.remove()
+	}
+	t := &transfer{downloader: dl, item: &item, client: client, partial: p}
+	return false, t.run(ctx, urls)
+}
+
+// fromCache counts content that is in the cache already.
+func (dl *downloader) fromCache(c checksum) bool {
+	n, ok := cachedSize(dl.Download, c)
+	if ok {
+		dl.progress.size(c.text, n)
+		dl.progress.bytes.Add(n)
+	}
+	return ok
+}
+
+// closeIdle closes connections that are kept for the next request.
+func (dl *downloader) closeIdle() { dl.clients.close() }
