@@ -43,13 +43,13 @@ func cover(source string, covered []string, scratch string) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for i, rel := range covered {
-		real := filepath.Join(source, rel)
+		dir := filepath.Join(source, rel)
 		empty := filepath.Join(scratch, fmt.Sprintf("empty-%d", i))
-		if err := emptyTwin(real, empty); err != nil {
+		if err := emptyTwin(dir, empty); err != nil {
 			return err
 		}
-		if err := unix.Mount(empty, real, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("bind an empty directory to %s: %w", real, err)
+		if err := unix.Mount(empty, dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind an empty directory to %s: %w", dir, err)
 		}
 	}
 	return nil

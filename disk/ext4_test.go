@@ -216,17 +216,17 @@ func TestExt4Times(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	old, new := time.Unix(-1, 0), time.Unix(1<<31, 0)
+	early, late := time.Unix(-1, 0), time.Unix(1<<31, 0)
 	for name, c := range map[string]struct {
 		prepare func(t *testing.T, tree string, spec *Spec)
 		want    string
 	}{
 		"times on both sides": {func(t *testing.T, tree string, _ *Spec) {
-			must(t, os.Chtimes(put(t, tree, "old", ""), old, old))
-			must(t, os.Chtimes(put(t, tree, "new", ""), new, new))
+			must(t, os.Chtimes(put(t, tree, "old", ""), early, early))
+			must(t, os.Chtimes(put(t, tree, "new", ""), late, late))
 		}, "touch one kind"},
 		"far future": {func(t *testing.T, tree string, _ *Spec) {
-			must(t, os.Chtimes(put(t, tree, "far", ""), old, time.Unix(1<<32, 0)))
+			must(t, os.Chtimes(put(t, tree, "far", ""), early, time.Unix(1<<32, 0)))
 		}, "/far was modified at 4294967296"},
 		"larger than the disk, plainly": {func(t *testing.T, tree string, spec *Spec) {
 			must(t, os.WriteFile(filepath.Join(tree, "data"), bytes.Repeat([]byte("x"), 17<<20), 0o644))

@@ -19,13 +19,14 @@ type database struct {
 	tree *tree
 	// interests holds the packages that wait for a trigger, by its name.
 	interests map[string][]string
-	// activated holds triggers that dpkg is to process.
-	activated map[string]bool
+	// activated holds the triggers that dpkg is to process, with the
+	// packages that wait for them, or "-" for none.
+	activated map[string][]string
 	prepared  bool
 }
 
 func newDatabase(t *tree) *database {
-	return &database{tree: t, interests: map[string][]string{}, activated: map[string]bool{}}
+	return &database{tree: t, interests: map[string][]string{}, activated: map[string][]string{}}
 }
 
 // prepare makes what dpkg expects to be there before its first run.
@@ -69,7 +70,7 @@ func (db *database) add(p *Package, list []string, sums, conffiles string) error
 		}
 		hasSums = hasSums || m.name == "md5sums"
 	}
-	if !hasSums && sums != "" {
+	if !hasSums {
 		if err := db.tree.writeFile(infoPath(p, "md5sums"), []byte(sums), 0o644, unix.O_TRUNC); err != nil {
 			return err
 		}
@@ -140,8 +141,10 @@ func (db *database) addTriggers(p *Package, list []string) error {
 			if err := db.addInterest(f[1], who); err != nil {
 				return err
 			}
-		case "activate", "activate-await", "activate-noawait":
-			db.activated[f[1]] = true
+		case "activate", "activate-await":
+			db.activate(f[1], p.infoName())
+		case "activate-noawait":
+			db.activate(f[1], "-")
 		default:
 			return fmt.Errorf("triggers of package %s: %q is not known", p.Name, f[0])
 		}
@@ -149,11 +152,17 @@ func (db *database) addTriggers(p *Package, list []string) error {
 	for _, name := range list {
 		for ; name != "/"; name = path.Dir(name) {
 			if len(db.interests[name]) > 0 {
-				db.activated[name] = true
+				db.activate(name, p.infoName())
 			}
 		}
 	}
 	return nil
+}
+
+func (db *database) activate(trigger, who string) {
+	if !slices.Contains(db.activated[trigger], who) {
+		db.activated[trigger] = append(db.activated[trigger], who)
+	}
 }
 
 func (db *database) addInterest(trigger, who string) error {
@@ -172,9 +181,10 @@ func (db *database) addInterest(trigger, who string) error {
 // that are not configured yet: their scripts do the work anyway.
 func (db *database) flush() error {
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(db.activated)) {
+	// dpkg turns the order around.
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(db.activated))) {
 		if len(db.interests[name]) > 0 {
-			b.WriteString(name + " -\n")
+			b.WriteString(name + " " + strings.Join(db.activated[name], " ") + "\n")
 		}
 	}
 	clear(db.activated)

@@ -47,8 +47,9 @@ type installation struct {
 	configured map[*Package]bool
 }
 
-// Install installs the set into the empty directory root, which becomes the
-// root of the new system. It needs CAP_SYS_ADMIN for mounts, seen by nobody
+// Install installs the set into the directory root, which becomes the root of the
+// new system. It is empty, or has files that scripts are to find; configuration
+// files among them stay, as with dpkg's --force-confold. It needs CAP_SYS_ADMIN for mounts, seen by nobody
 // else, and an id map that has the packages' owners. When it fails, root holds
 // a system that is not finished, but no mount and no process.
 func Install(ctx context.Context, set Set, root string, opts Options) (err error) {
@@ -62,7 +63,7 @@ func Install(ctx context.Context, set Set, root string, opts Options) (err error
 	began := time.Now()
 	// Scripts expect the usual mask.
 	defer unix.Umask(unix.Umask(0o022))
-	if err := mergeUsr(root, in.arch); err != nil {
+	if err := prepareTree(root, in.arch); err != nil {
 		return err
 	}
 	if err := in.install(ctx); err != nil {
@@ -79,21 +80,29 @@ var linkedDirs = map[string][]string{
 	"ppc64": {"lib32", "lib64"}, "ppc64el": {"lib64"}, "s390x": {"lib32"}, "sparc64": {"lib32", "lib64"}, "x32": {"lib32", "lib64", "libx32"},
 }
 
-// mergeUsr refuses a tree that is not empty and makes the links of merged
-// /usr, which have to be there before anything is unpacked.
-func mergeUsr(root, arch string) error {
-	got, err := os.ReadDir(root)
-	if err != nil {
-		return err
+// prepareTree refuses a tree that has packages already and makes the links of
+// merged /usr, which have to be there before anything is unpacked.
+func prepareTree(root, arch string) error {
+	_, err := os.Lstat(filepath.Join(root, adminDir, "status"))
+	if err == nil {
+		return fmt.Errorf("the tree has packages already (%s/status): all are installed at once", adminDir)
 	}
-	if len(got) > 0 {
-		return fmt.Errorf("the tree is not empty (it has /%s): packages are installed as the first stage of a pipeline", got[0].Name())
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	for _, name := range append([]string{"bin", "sbin", "lib"}, linkedDirs[arch]...) {
 		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
 			return err
 		}
-		if err := os.Symlink("usr/"+name, filepath.Join(root, name)); err != nil {
+		link, target := filepath.Join(root, name), "usr/"+name
+		err := os.Symlink(target, link)
+		if errors.Is(err, os.ErrExist) {
+			if got, _ := os.Readlink(link); strings.TrimPrefix(got, "/") == target {
+				continue
+			}
+			return fmt.Errorf("the tree has /%s, which is not a link to %s: packages need merged /usr", name, target)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -238,7 +247,7 @@ func (in *installation) preinst(ctx context.Context, p *Package) (err error) {
 	env := []string{
 		"DPKG_MAINTSCRIPT_PACKAGE=" + p.Name, "DPKG_MAINTSCRIPT_NAME=preinst", "DPKG_MAINTSCRIPT_ARCH=" + p.Arch,
 		"DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1", "DPKG_MAINTSCRIPT_DEBUG=0", "DPKG_ROOT=", "DPKG_ADMINDIR=" + adminDir,
-		"DPKG_RUNNING_VERSION=" + in.dpkgVersion(),
+		"DPKG_RUNNING_VERSION=" + in.dpkgVersion(), "DPKG_FORCE=security-mac,downgrade,unsafe-io,confold,confdef",
 	}
 	if err := in.jail.run(ctx, nil, env, out, path.Join(dir, "preinst"), "install"); err != nil {
 		return out.explain(fmt.Errorf("package %s: preinst script: %w", p.Name, err))
@@ -266,7 +275,7 @@ func (in *installation) configure(ctx context.Context, packages []*Package) erro
 	if err := in.preseed(ctx); err != nil {
 		return err
 	}
-	argv := []string{"/usr/bin/dpkg", "--force-unsafe-io", "--abort-after=1", "--configure"}
+	argv := []string{"/usr/bin/dpkg", "--force-unsafe-io", "--force-confdef", "--force-confold", "--abort-after=1", "--configure"}
 	for _, p := range packages {
 		argv = append(argv, p.infoName())
 		in.configured[p] = true

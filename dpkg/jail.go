@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -203,6 +204,7 @@ func (j *jail) exec(ctx context.Context, stdin []byte, env []string, out io.Writ
 	}()
 	err = cmd.Wait()
 	j.kill() // a daemon would hold the pipe, and the tree
+	_ = r.SetReadDeadline(time.Now().Add(killWait))
 	if copyErr := <-copied; err == nil && copyErr != nil {
 		err = fmt.Errorf("read output of %s: %w", argv[0], copyErr)
 	}
@@ -212,7 +214,11 @@ func (j *jail) exec(ctx context.Context, stdin []byte, env []string, out io.Writ
 	return err
 }
 
-// kill kills all processes whose root is the tree.
+// killWait is how long the pipe of killed processes may stay open.
+const killWait = 10 * time.Second
+
+// kill kills all processes whose root is the tree (which takes CAP_KILL and
+// CAP_SYS_PTRACE for those of other users).
 func (j *jail) kill() {
 	var root unix.Stat_t
 	if unix.Stat(j.root, &root) != nil {

@@ -41,7 +41,9 @@ func (pl *placer) place(p *Package, entries []entry, bare bool) error {
 	pl.tree.forget()
 	var list []string
 	var conffiles, sums strings.Builder
-	for _, e := range entries {
+	md5s := map[string]string{}
+	for _, e := range linksLast(entries) {
+		fresh := pl.owners[e.name] == nil
 		kept, err := pl.claim(p, e, n)
 		if err != nil {
 			return fmt.Errorf("unpack package %s: %w", p.Name, err)
@@ -50,12 +52,24 @@ func (pl *placer) place(p *Package, entries []entry, bare bool) error {
 			continue
 		}
 		list = append(list, e.name)
-		if e.hdr.Typeflag == tar.TypeReg && !p.conffiles[e.name] && e.md5 != "" {
+		if e.hdr.Typeflag == tar.TypeLink {
+			e.md5 = md5s[path.Clean("/"+e.hdr.Linkname)]
+		}
+		if e.md5 != "" {
+			md5s[e.name] = e.md5
 			fmt.Fprintf(&sums, "%s  %s\n", e.md5, e.name[1:])
 		}
 		target := n.divert(e.name, p)
 		if p.conffiles[e.name] && !bare {
 			target += newSuffix
+		} else if p.conffiles[e.name] && fresh {
+			_, there, err := pl.tree.lstat(target)
+			if err != nil {
+				return err
+			}
+			if there {
+				continue // put there before the packages
+			}
 		}
 		if err := pl.put(p, e, target, n, bare); err != nil {
 			return fmt.Errorf("unpack package %s: %s: %w", p.Name, e.name, err)
@@ -67,13 +81,22 @@ func (pl *placer) place(p *Package, entries []entry, bare bool) error {
 		case i < 0:
 			return fmt.Errorf("unpack package %s: its configuration file %s is not in it", p.Name, name)
 		case bare:
-			fmt.Fprintf(&conffiles, "\n %s %s", name, entries[i].md5)
+			fmt.Fprintf(&conffiles, "\n %s %s", name, md5s[name])
 		default:
 			fmt.Fprintf(&conffiles, "\n %s newconffile", name)
 		}
 	}
 	pl.lists[p] = list
 	return pl.db.add(p, list, sums.String(), conffiles.String())
+}
+
+// linksLast moves symbolic links behind all else, as dpkg does, so that nothing
+// of the package is unpacked through them.
+func linksLast(entries []entry) []entry {
+	isLink := func(e entry) bool { return e.hdr.Typeflag == tar.TypeSymlink }
+	links := slices.Clone(entries)
+	links = slices.DeleteFunc(links, func(e entry) bool { return !isLink(e) })
+	return append(slices.DeleteFunc(slices.Clone(entries), isLink), links...)
 }
 
 // claim settles who owns the entry's path; false if it stays another's.
@@ -129,7 +152,7 @@ func (pl *placer) put(p *Package, e entry, target string, n *names, bare bool) e
 	case tar.TypeReg:
 		return pl.moveFile(dir, base, e, uid, gid, mode)
 	case tar.TypeLink:
-		return pl.link(dir, base, e, p, n, bare)
+		return pl.link(dir, base, e, p, n, uid, gid, mode, bare)
 	case tar.TypeSymlink:
 		return pl.symlink(dir, base, e, uid, gid)
 	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
@@ -177,7 +200,7 @@ func (pl *placer) moveFile(dir int, base string, e entry, uid, gid int, mode uin
 }
 
 // link makes a hard link to a file of the same archive.
-func (pl *placer) link(dir int, base string, e entry, p *Package, n *names, bare bool) error {
+func (pl *placer) link(dir int, base string, e entry, p *Package, n *names, uid, gid int, mode uint32, bare bool) error {
 	name := path.Clean("/" + e.hdr.Linkname)
 	target := n.divert(name, p)
 	if p.conffiles[name] && !bare {
@@ -196,7 +219,7 @@ func (pl *placer) link(dir int, base string, e entry, p *Package, n *names, bare
 	if err != nil {
 		return fmt.Errorf("link to %s: %w", name, err)
 	}
-	return nil
+	return setMeta(dir, base, e, uid, gid, mode)
 }
 
 // symlink makes a symbolic link; a directory in its place stays (policy 6.8).

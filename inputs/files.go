@@ -50,9 +50,6 @@ func files(_ context.Context, call *module.MapCall, store *module.StoreClient) (
 		if err != nil {
 			return nil, err
 		}
-		if provided[name] != nil {
-			return nil, fmt.Errorf("two references provide %s: take one of them away", name)
-		}
 		if provided[name] = ref.Metadata; ref.Metadata == nil {
 			provided[name] = map[string]json.RawMessage{} // the ABI wants an object
 		}
@@ -79,10 +76,7 @@ func sourceFile(_ *module.StoreClient, folder, checksum string, ref *fileRef, ta
 		return "", fmt.Errorf("reference %q is no checksum", checksum)
 	}
 	from, to := filepath.Join(folder, checksum), filepath.Join(target, checksum)
-	err := os.Link(from, to)
-	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK) {
-		err = copyFile(from, to)
-	}
+	err := provideFile(from, to)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("%s is not among the downloads: name it in the manifest's sources", checksum)
 	}
@@ -90,6 +84,45 @@ func sourceFile(_ *module.StoreClient, folder, checksum string, ref *fileRef, ta
 		return "", fmt.Errorf("provide %s: %w", checksum, err)
 	}
 	return checksum, nil
+}
+
+// bindFrom is the size in bytes from which a mount is cheaper than a copy: a
+// mount takes about as long as copying that much.
+const bindFrom = 1 << 20
+
+// provideFile shows the file at from under the name to: as a hard link, and
+// where that cannot be, as another mount is in between or the file is somebody
+// else's (fs.protected_hardlinks), as a mount if it is large, or as a copy. The
+// stage sees it read-only, as the engine shows it all inputs.
+func provideFile(from, to string) error {
+	err := os.Link(from, to)
+	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EMLINK) {
+		return err
+	}
+	st, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	if st.Size() >= bindFrom && bindFile(from, to) == nil {
+		return nil
+	}
+	return copyFile(from, to)
+}
+
+// bindFile mounts the file; it leaves nothing behind if that is not allowed.
+func bindFile(from, to string) error {
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	err = f.Close()
+	if err == nil {
+		err = unix.Mount(from, to, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
 }
 
 func copyFile(from, to string) error {
@@ -119,7 +152,10 @@ func treeFile(store *module.StoreClient, _, id string, ref *fileRef, target stri
 	if err := os.MkdirAll(filepath.Dir(point), 0o755); err != nil {
 		return "", fmt.Errorf("provide %s: %w", name, err)
 	}
-	f, err := os.OpenFile(point, os.O_WRONLY|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(point, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("two references provide %s: take one of them away", name)
+	}
 	if err != nil {
 		return "", fmt.Errorf("provide %s: %w", name, err)
 	}

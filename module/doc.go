@@ -20,4 +20,16 @@
 //	  | <-- {"type":"reply","data":{"reply":..}}           |
 //	  |  or {"type":"exception","data":{"name","value","backtrace"}}
 //	  | closes the socket -------------------------------> | cleans up, exits
+//
+// A source tells of a download's progress in signals, about ten a second. Bytes
+// and items of the cache count as done; "total" is 0 while it is not known:
+//
+//	{"done": BYTES, "total": BYTES, "items-done": N, "items-total": N}
+//
+// A runner is started inside the build root, as RUNNER COMMAND ARG...; it makes
+// of the nearly empty /etc and /var what programs of the build root need and
+// becomes the command. "setup": "once" in its NAME.meta.json says that all it
+// does lies in the file tree outside /run, /tmp and /dev and is the same each
+// time. The engine then runs it once per build root, with /usr/bin/true, keeps
+// what it made as a layer, and starts stages on it without the runner.
 package module

@@ -126,16 +126,17 @@ func (s *Service) answer(ctx context.Context, msg Message, methods map[string]Me
 	reply, files, err := dispatch(watched, s, msg, methods)
 	stop()
 	defer jsoncomm.CloseAll(files)
+	var data json.RawMessage
 	if err == nil {
 		// A reply that is no JSON is the module's fault, and is told to the engine.
-		if reply, err = json.Marshal(reply); err != nil {
+		if data, err = json.Marshal(reply); err != nil {
 			err = fmt.Errorf("internal error: encode reply: %w", err)
 		}
 	}
 	if err != nil {
 		return s.send("exception", Exception{Name: errorType(err), Value: err.Error()})
 	}
-	return s.send("reply", map[string]any{"reply": reply}, files...)
+	return s.send("reply", Reply{Reply: data}, files...)
 }
 
 // watch returns a context that is cancelled when the engine has closed the

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ossify/ossify/monitor"
@@ -98,8 +97,7 @@ type builder struct {
 	sources  map[*Source]*sourceRun
 	slots    chan struct{}
 	roots    rootCache
-	mu       sync.Mutex
-	seq      int
+	trees    treeMounts
 }
 
 // pipelineRun is a pipeline that is looked at in this build.
@@ -147,7 +145,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 			return r.err
 		})
 	}
-	err := group.Wait()
+	err := errors.Join(group.Wait(), b.unmountAll())
 	return b.result(), err
 }
 

@@ -126,21 +126,52 @@ func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.Buil
 	return layer, b.Store.Commit(layer, name, nil, nil)
 }
 
-// mountTree mounts a checkpoint read-only for the rest of this run. The mount
-// goes away with the engine's mount namespace.
+// treeMounts are the trees that are mounted for this build, by layer.
+type treeMounts struct {
+	mu      sync.Mutex
+	dirs    map[string]string
+	unmount []func() error
+}
+
+// mountTree mounts a checkpoint read-only until the end of the build.
 func (b *builder) mountTree(layer *store.Layer) (string, error) {
+	b.trees.mu.Lock()
+	defer b.trees.mu.Unlock()
+	if dir, ok := b.trees.dirs[layer.ID]; ok {
+		return dir, nil
+	}
 	stack, err := b.Store.ReadOnly(layer)
 	if err != nil {
 		return "", err
 	}
-	dir, _, err := b.Store.Scratch("tree-")
+	dir, remove, err := b.Store.Scratch("tree-")
 	if err != nil {
 		return "", err
 	}
-	if _, err := stack.Mount(dir); err != nil {
-		return "", err
+	unmount, err := stack.Mount(dir)
+	if err != nil {
+		return "", errors.Join(err, remove())
 	}
+	if b.trees.dirs == nil {
+		b.trees.dirs = map[string]string{}
+	}
+	b.trees.dirs[layer.ID] = dir
+	b.trees.unmount = append(b.trees.unmount, func() error {
+		if err := unmount(); err != nil {
+			return err
+		}
+		return remove()
+	})
 	return dir, nil
+}
+
+// unmountAll takes the trees of mountTree away.
+func (b *builder) unmountAll() error {
+	var errs []error
+	for _, unmount := range b.trees.unmount {
+		errs = append(errs, unmount())
+	}
+	return errors.Join(errs...)
 }
 
 // execute maps the stage's inputs and runs its module on the layer.

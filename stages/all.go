@@ -35,4 +35,5 @@ var All = []module.Module{
 	module.Stage("org.osbuild.untar", untar),
 	module.Stage("org.osbuild.users", users),
 	module.Stage("org.ossify.disk", writeDisk),
+	module.Stage("org.ossify.dpkg", installDebs),
 }

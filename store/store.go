@@ -14,6 +14,7 @@ import (
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/unshare"
 	"go.podman.io/storage/types"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -49,8 +50,8 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	// containers/storage warns of things that are not the user's business.
-	logrus.SetLevel(logrus.ErrorLevel)
+	// What containers/storage logs it also returns.
+	logrus.SetLevel(logrus.PanicLevel)
 	st, err := storage.GetStore(types.StoreOptions{
 		RunRoot:         filepath.Join(dir, "run", "storage"),
 		GraphRoot:       filepath.Join(dir, "storage"),
@@ -192,12 +193,41 @@ func (s *Store) Metadata(l *Layer) (json.RawMessage, error) {
 }
 
 // KeepFailed keeps the layer of a failed stage until the pipeline's next one,
-// so that people can look into it.
+// so that people can look into it. If the filesystem is full it is deleted: it
+// may be what fills it.
 func (s *Store) KeepFailed(l *Layer, pipeline string) error {
+	if s.full() {
+		return s.deleteFull(l)
+	}
 	if err := s.storage.SetNames(l.ID, []string{failedPrefix + pipeline}); err != nil {
 		return fmt.Errorf("keep failed layer: %w", err)
 	}
 	return nil
+}
+
+// full says whether less than a fiftieth of the store's filesystem is free.
+func (s *Store) full() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(s.dir, &st) == nil && st.Bavail < st.Blocks/50
+}
+
+// deleteFull deletes a layer on a full filesystem, where there is no room for
+// the record of the deletion before the content is gone.
+func (s *Store) deleteFull(l *Layer) error {
+	upper, err := s.Upper(l)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(upper)
+	if err != nil {
+		return fmt.Errorf("delete layer: %w", err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(upper, e.Name())); err != nil {
+			return fmt.Errorf("delete layer: %w", err)
+		}
+	}
+	return s.Delete(l)
 }
 
 // ForgetFailed lets go of the layer that KeepFailed kept for the pipeline.

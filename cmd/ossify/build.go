@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ossify/ossify/monitor"
@@ -18,7 +19,6 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -311,13 +311,12 @@ func export(e *engine, m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeli
 // directly or inside a stage.
 func diskFull(err error, dir string) error {
 	const words = "no space left on device"
-	full := errors.Is(err, unix.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), words)
+	full := errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), words)
 	var failed *pipeline.StageFailed
 	if errors.As(err, &failed) {
 		full = full || strings.Contains(strings.ToLower(failed.Result.Output), words)
 	}
-	var st unix.Statfs_t
-	if !full || unix.Statfs(dir, &st) != nil || st.Bavail > st.Blocks/50 {
+	if !full {
 		return err
 	}
 	return fmt.Errorf("%w; the filesystem of %s is full: free some space there, or choose another place with --store", err, dir)
@@ -327,6 +326,9 @@ func diskFull(err error, dir string) error {
 func summary(res *pipeline.Result, total time.Duration) {
 	s := monitor.SummaryData{Total: total}
 	for _, src := range res.Sources {
+		if src.Err != nil {
+			continue // the message says what was wrong
+		}
 		s.Downloads = append(s.Downloads, monitor.SummaryDownload{
 			Source: src.Source.Name, Items: src.Items, Cached: src.Cached, Duration: src.Duration,
 		})

@@ -1,0 +1,364 @@
+package inputs
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/sandbox"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"golang.org/x/sys/unix"
+)
+
+// fakeStore serves trees and downloads out of a folder.
+type fakeStore struct{ dir string }
+
+func (s fakeStore) tree(id string) string { return filepath.Join(s.dir, "trees", id) }
+
+// ReadTree is not asked for by Ossify's own inputs.
+func (s fakeStore) ReadTree(string) (string, error) { return "", errors.New("read-tree was asked for") }
+
+// ReadTreeAt mounts a path of a tree as the engine does.
+func (s fakeStore) ReadTreeAt(id, target, subtree string) (string, error) {
+	if _, err := os.Stat(s.tree(id)); err != nil || id == "" {
+		return "", nil
+	}
+	return target, sandbox.BindInside(s.tree(id), subtree, target)
+}
+
+// Source returns the folder of downloads.
+func (s fakeStore) Source(contentType string) (string, error) {
+	return filepath.Join(s.dir, "sources", contentType), nil
+}
+
+// Tempdir is not asked for by Ossify's own inputs.
+func (s fakeStore) Tempdir() (string, error) { return "", errors.New("mkdtemp was asked for") }
+
+// stage is a stage whose inputs are mapped: a folder with a store beside it.
+type stage struct {
+	t      *testing.T
+	dir    string
+	target string
+}
+
+// newStage makes a stage. apart puts a mount between the downloads and the
+// stage's inputs, as the engine does.
+func newStage(t *testing.T, apart bool) *stage {
+	t.Helper()
+	s := &stage{t: t, dir: t.TempDir()}
+	inputs := filepath.Join(s.dir, "inputs")
+	s.target = filepath.Join(inputs, "input")
+	for _, dir := range []string{"store/trees/full/etc", "store/sources/org.osbuild.files", "inputs"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.write("store/trees/full/etc/hostname", "ossify\n")
+	s.write("store/trees/full/etc/issue", "hello\n")
+	if err := os.Symlink("/etc/hostname", filepath.Join(s.dir, "store/trees/full/link")); err != nil {
+		t.Fatal(err)
+	}
+	s.write("store/secret", "not yours")
+	s.write("store/sources/org.osbuild.files/md5:00", "small")
+	s.write("store/sources/org.osbuild.files/md5:11", strings.Repeat("large", bindFrom))
+	// All that gets mounted goes with the first of these.
+	bound := []string{s.dir}
+	if apart {
+		bound = append(bound, inputs)
+	}
+	for _, dir := range bound {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Mkdir(s.target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	server, err := sandbox.ServeStore(filepath.Join(s.dir, "socket"), fakeStore{filepath.Join(s.dir, "store")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	return s
+}
+
+func (s *stage) write(name, content string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// mapInput runs the input as a process of its own, as the engine does, and
+// returns its reply with the target's path as TARGET.
+func (s *stage) mapInput(name, origin, refs string) (string, error) {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.Symlink(os.Getenv(program), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		s.t.Fatal(err)
+	}
+	service, err := sandbox.StartService(s.t.Context(), path, "", s.dir, "input/input")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var reply json.RawMessage
+	err = service.Call("map", map[string]any{
+		"origin": origin, "refs": json.RawMessage(refs), "target": s.target, "options": map[string]any{},
+		"api": map[string]string{"store": "socket"}, // relative, as the engine's
+	}, &reply, nil)
+	if err := service.Close(); err != nil {
+		s.t.Error(err)
+	}
+	return strings.ReplaceAll(string(reply), s.target, "TARGET"), err
+}
+
+// shown lists what the stage would see: each file, and the start of it.
+func (s *stage) shown() string {
+	s.t.Helper()
+	var out []string
+	err := filepath.WalkDir(s.target, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(s.target, path)
+		if err != nil {
+			return err
+		}
+		if e.Type() == fs.ModeSymlink {
+			to, err := os.Readlink(path)
+			out = append(out, rel+" -> "+to)
+			return err
+		}
+		data, err := os.ReadFile(path)
+		out = append(out, rel+" "+strings.TrimSpace(string(data[:min(len(data), 10)])))
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.Join(out, ", ")
+}
+
+const (
+	fromSource   = "org.osbuild.source"
+	fromPipeline = "org.osbuild.pipeline"
+)
+
+// TestInputs is what each input shows and answers. Every input has a case that
+// works and one that does not.
+func TestInputs(t *testing.T) {
+	tests := []struct {
+		name, input, origin, refs string
+		want, shown, failure      string
+	}{
+		{name: "downloads", input: "org.osbuild.files", origin: fromSource,
+			refs:  `{"md5:11":{"metadata":{"rpm.check":1}},"md5:00":{}}`,
+			want:  `{"data":{"files":{"md5:00":{},"md5:11":{"rpm.check":1}}},"path":"TARGET"}`,
+			shown: "md5:00 small, md5:11 largelarge"},
+		{name: "no reference", input: "org.osbuild.files", origin: fromSource, refs: `{}`,
+			want: `{"data":{"files":{}},"path":"TARGET"}`},
+		{name: "files of trees", input: "org.osbuild.files", origin: fromPipeline,
+			refs:  `{"full":{"file":"/etc/hostname","metadata":{"a.b":true}}}`,
+			want:  `{"data":{"files":{"etc/hostname":{"a.b":true}}},"path":"TARGET"}`,
+			shown: "etc/hostname ossify"},
+		{name: "a link in a tree leads to the tree's file", input: "org.osbuild.files", origin: fromPipeline,
+			refs:  `{"full":{"file":"link"}}`,
+			want:  `{"data":{"files":{"link":{}}},"path":"TARGET"}`,
+			shown: "link ossify"},
+		{name: "tree", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"full":{}}`,
+			want: `{"path":"TARGET"}`, shown: "etc/hostname ossify, etc/issue hello, link -> /etc/hostname"},
+
+		{name: "missing download", input: "org.osbuild.files", origin: fromSource, refs: `{"md5:22":{}}`,
+			failure: "md5:22 is not among the downloads"},
+		{name: "no checksum", input: "org.osbuild.files", origin: fromSource, refs: `{"../../secret":{}}`,
+			failure: `reference "../../secret" is no checksum`},
+		{name: "the folder of downloads itself", input: "org.osbuild.files", origin: fromSource, refs: `{".":{}}`,
+			failure: `reference "." is no checksum`},
+		{name: "file of a download", input: "org.osbuild.files", origin: fromSource, refs: `{"md5:00":{"file":"x"}}`,
+			failure: "only a reference to a pipeline has a file"},
+		{name: "no file", input: "org.osbuild.files", origin: fromPipeline, refs: `{"full":{}}`,
+			failure: "needs a file"},
+		{name: "file outside the tree", input: "org.osbuild.files", origin: fromPipeline, refs: `{"full":{"file":"../../secret"}}`,
+			failure: "leaves the tree"},
+		{name: "missing file", input: "org.osbuild.files", origin: fromPipeline, refs: `{"full":{"file":"etc/motd"}}`,
+			failure: "etc/motd"},
+		{name: "file of an unknown tree", input: "org.osbuild.files", origin: fromPipeline, refs: `{"none":{"file":"etc/motd"}}`,
+			failure: "no tree none in the store"},
+		{name: "no object", input: "org.osbuild.files", origin: fromSource, refs: `{"md5:00":[]}`,
+			failure: `decode reference "md5:00"`},
+		{name: "files of nowhere", input: "org.osbuild.files", origin: "org.osbuild.moon", refs: `{}`,
+			failure: "org.osbuild.moon"},
+		{name: "unknown tree", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"none":{}}`,
+			failure: "no tree none in the store"},
+		{name: "two trees", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"full":{},"none":{}}`,
+			failure: "got 2 references"},
+		{name: "empty pipeline", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"":{}}`,
+			failure: "has no stages"},
+		{name: "tree of a source", input: "org.osbuild.tree", origin: fromSource, refs: `{"full":{}}`,
+			failure: "use org.osbuild.pipeline"},
+	}
+	works, fails := map[string]bool{}, map[string]bool{}
+	for _, test := range tests {
+		for where, apart := range map[string]bool{"same mount": false, "other mount": true} {
+			t.Run(test.input+"/"+test.name+"/"+where, func(t *testing.T) {
+				s := newStage(t, apart)
+				got, err := s.mapInput(test.input, test.origin, test.refs)
+				if test.failure != "" {
+					if err == nil || !strings.Contains(err.Error(), test.failure) {
+						t.Errorf("got %s, %v; want an error with %q", got, err, test.failure)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != test.want {
+					t.Errorf("got %s, want %s", got, test.want)
+				}
+				if got := s.shown(); got != test.shown {
+					t.Errorf("shown: %s; want %s", got, test.shown)
+				}
+			})
+		}
+		if test.failure == "" {
+			works[test.input] = true
+		} else {
+			fails[test.input] = true
+		}
+	}
+	for _, input := range All {
+		if !works[input.Name] || !fails[input.Name] {
+			t.Errorf("%s: an accepted and a refused case are needed", input.Name)
+		}
+	}
+}
+
+// TestHowDownloadsAreProvided: nothing is copied that can be had for nothing.
+func TestHowDownloadsAreProvided(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		apart bool
+		same  map[string]bool
+	}{
+		{name: "same mount: links", same: map[string]bool{"md5:00": true, "md5:11": true}},
+		{name: "other mount: large ones are mounted", apart: true, same: map[string]bool{"md5:00": false, "md5:11": true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newStage(t, test.apart)
+			if _, err := s.mapInput("org.osbuild.files", fromSource, `{"md5:00":{},"md5:11":{}}`); err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range test.same {
+				ours, err1 := os.Stat(filepath.Join(s.dir, "store/sources/org.osbuild.files", name))
+				theirs, err2 := os.Stat(filepath.Join(s.target, name))
+				if err1 != nil || err2 != nil || os.SameFile(ours, theirs) != want {
+					t.Errorf("%s: the same file: %v, %v, %v; want %v", name, os.SameFile(ours, theirs), err1, err2, want)
+				}
+			}
+		})
+	}
+}
+
+// TestTwoTreesWithTheSameFile: one would hide the other.
+func TestTwoTreesWithTheSameFile(t *testing.T) {
+	s := newStage(t, true)
+	if err := os.CopyFS(filepath.Join(s.dir, "store/trees/other"), os.DirFS(filepath.Join(s.dir, "store/trees/full"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.mapInput("org.osbuild.files", fromPipeline, `{"full":{"file":"etc/issue"},"other":{"file":"/etc/issue"}}`)
+	if err == nil || !strings.Contains(err.Error(), "two references provide etc/issue") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSchemas compiles the schema of every input and tries it.
+func TestSchemas(t *testing.T) {
+	accepted := map[string][]string{
+		"org.osbuild.files": {
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":["md5:00"]}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{"md5:00":{"metadata":{}}}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":[{"id":"md5:00","options":{"metadata":{"a.b":{}}}}]}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":{"name:os":{"file":"/etc/issue"}}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":[{"id":"name:os","options":{"file":"/etc/issue"}}]}`,
+		},
+		"org.osbuild.tree": {
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":["name:os"]}`,
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":{"name:os":{}}}`,
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":[{"id":"name:os","options":{}}]}`,
+		},
+	}
+	refused := map[string][]string{
+		"org.osbuild.files": {
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source"}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{"md5:00":{"file":"x"}}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{"md5:00":{"metadata":{"plain":1}}}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.moon","references":["md5:00"]}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":["name:os"]}`,
+		},
+		"org.osbuild.tree": {
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.source","references":["name:os"]}`,
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":["a","b"]}`,
+			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":{}}`,
+			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":["name:os"]}`,
+		},
+	}
+	for _, input := range All {
+		schema := compileSchema(t, input)
+		if len(accepted[input.Name]) == 0 || len(refused[input.Name]) == 0 {
+			t.Errorf("%s: no cases", input.Name)
+		}
+		for want, texts := range map[bool][]string{true: accepted[input.Name], false: refused[input.Name]} {
+			for _, text := range texts {
+				v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := schema.Validate(v); (err == nil) != want {
+					t.Errorf("%s: got %v, accepted should be %v", text, err, want)
+				}
+			}
+		}
+	}
+}
+
+func compileSchema(t *testing.T, input module.Module) *jsonschema.Schema {
+	t.Helper()
+	data, err := Schemas.ReadFile(input.Name + ".meta.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var meta struct {
+		Summary     string          `json:"summary"`
+		Description []string        `json:"description"`
+		Schema      json.RawMessage `json:"schema"`
+	}
+	if err := json.Unmarshal(data, &meta); err != nil || meta.Summary == "" || len(meta.Description) == 0 {
+		t.Fatalf("%s: %+v, %v", input.Name, meta, err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(meta.Schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft4)
+	if err := c.AddResource("mem:///"+input.Name, doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := c.Compile("mem:///" + input.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
