@@ -22,10 +22,10 @@ func present(v json.RawMessage) bool {
 }
 
 func describe2(m *Manifest) map[string]any {
-	runners := map[*Pipeline]string{}
+	runners := map[string]string{} // by id: pipelines with the same tree share it
 	for _, p := range m.Pipelines {
 		if p.Build != nil {
-			runners[p.Build] = p.Runner.Name
+			runners[p.Build.ID()] = p.Runner.Name
 		}
 	}
 	pipelines := []any{}
@@ -34,7 +34,7 @@ func describe2(m *Manifest) map[string]any {
 		if p.Build != nil {
 			d["build"] = p.Build.ID()
 		}
-		if r, ok := runners[p]; ok {
+		if r, ok := runners[p.ID()]; ok {
 			d["runner"] = r
 		}
 		var stages []any
@@ -80,7 +80,7 @@ func describeStage2(s *Stage) map[string]any {
 		var mounts []any
 		for _, mnt := range s.Mounts {
 			var target any
-			if mnt.Target != "" {
+			if !mnt.noTarget {
 				target = mnt.Target
 			}
 			e := map[string]any{"name": mnt.Name, "type": mnt.Module.Name, "target": target}
@@ -90,7 +90,7 @@ func describeStage2(s *Stage) map[string]any {
 			if present(mnt.Options) {
 				e["options"] = mnt.Options
 			}
-			if mnt.Partition != nil && *mnt.Partition != "0" {
+			if mnt.Partition != nil && !isZero(*mnt.Partition) {
 				e["partition"] = *mnt.Partition
 			}
 			mounts = append(mounts, e)

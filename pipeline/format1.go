@@ -46,9 +46,17 @@ func (l *loader) source1(name string, desc *pyjson.Object) {
 		module, items = "org.osbuild.curl", "urls"
 	case "org.osbuild.ostree":
 		items = "commits"
+	case "org.osbuild.librepo":
+	default:
+		l.fail(path, "manifests of version 1 have no source %q; known: org.osbuild.curl, org.osbuild.files, org.osbuild.librepo, org.osbuild.ostree", name)
+		return
 	}
-	m := l.checkModule("Source", module, "1", desc, path)
+	m := l.checkModule("Source", module, "1", desc, path, []any{"sources", module})
 	if m == nil {
+		return
+	}
+	if _, ok := desc.Get(items).(*pyjson.Object); !ok {
+		l.fail(path, "%q is missing", items)
 		return
 	}
 	s := &Source{Name: module, Module: m, Items: map[string]json.RawMessage{}, Options: raw(desc), items: raw(desc.Get(items))}
@@ -67,6 +75,11 @@ func (l *loader) pipeline1(desc *pyjson.Object, path []any, depth int) (*Pipelin
 	}
 	if b, ok := desc.Get("build").(*pyjson.Object); ok && len(b.Keys) > 0 {
 		if inner := obj(b, "pipeline"); len(inner.Keys) > 0 {
+			// A build's assembler is checked, but nobody would use what it makes.
+			if asm, ok := inner.Get("assembler").(*pyjson.Object); ok && len(asm.Keys) > 0 {
+				at := append(append([]any(nil), path...), "build", "pipeline", "assembler")
+				l.checkModule("Assembler", str(asm, "name"), "1", asm, at, at)
+			}
 			if build, err = l.pipeline1(inner, append(append([]any(nil), path...), "build", "pipeline"), depth+1); err != nil {
 				return nil, err
 			}
@@ -83,7 +96,8 @@ func (l *loader) pipeline1(desc *pyjson.Object, path []any, depth int) (*Pipelin
 	}
 	p := l.addPipeline(name, path)
 	if build != nil && len(build.Stages) > 0 {
-		p.Build = build
+		id := build.ID()
+		p.Build, p.buildID = build, &id
 	}
 	p.Runner = runner
 	for i, v := range list(desc, "stages") {
@@ -93,13 +107,16 @@ func (l *loader) pipeline1(desc *pyjson.Object, path []any, depth int) (*Pipelin
 }
 
 func (l *loader) stage1(p *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Stage", str(desc, "name"), "1", desc, path)
+	m := l.checkModule("Stage", str(desc, "name"), "1", desc, path, path)
 	if m == nil {
 		return
 	}
 	s := l.addStage(p, m, desc.Get("options"))
-	if m.Name == "org.osbuild.rpm" {
+	switch m.Name {
+	case "org.osbuild.rpm":
 		l.rpmInput1(s, obj(desc, "options"), path)
+	case "org.osbuild.ostree":
+		l.ostreeInput1(s, obj(desc, "options"), path)
 	}
 	seal(s, desc.Get("options"))
 }
@@ -114,9 +131,9 @@ func (l *loader) rpmInput1(s *Stage, options *pyjson.Object, path []any) {
 			refs.Set(v, nil)
 		case *pyjson.Object:
 			var opts any
-			if gpg, ok := v.Get("check_gpg").(bool); ok && gpg {
+			if gpg := v.Get("check_gpg"); truthy(gpg) {
 				meta, member := pyjson.NewObject(), pyjson.NewObject()
-				member.Set("rpm.check_gpg", true)
+				member.Set("rpm.check_gpg", gpg)
 				meta.Set("metadata", member)
 				opts = meta
 			}
@@ -126,8 +143,21 @@ func (l *loader) rpmInput1(s *Stage, options *pyjson.Object, path []any) {
 	l.addInput1(s, "packages", "org.osbuild.files", originSource, refs, path)
 }
 
+// ostreeInput1 makes the commit of the stage an input.
+func (l *loader) ostreeInput1(s *Stage, options *pyjson.Object, path []any) {
+	var opts any
+	if ref := str(options, "ref"); ref != "" {
+		named := pyjson.NewObject()
+		named.Set("ref", ref)
+		opts = named
+	}
+	refs := pyjson.NewObject()
+	refs.Set(str(options, "commit"), opts)
+	l.addInput1(s, "commits", "org.osbuild.ostree", originSource, refs, path)
+}
+
 func (l *loader) addInput1(s *Stage, name, module, origin string, refs *pyjson.Object, path []any) *Input {
-	m := l.module("Input", module, path)
+	m := l.module("Input", module, path, path)
 	if m == nil {
 		return nil
 	}
@@ -147,7 +177,7 @@ func (l *loader) addInput1(s *Stage, name, module, origin string, refs *pyjson.O
 }
 
 func (l *loader) assembler1(tree *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Assembler", str(desc, "name"), "1", desc, path)
+	m := l.checkModule("Assembler", str(desc, "name"), "1", desc, path, path)
 	if m == nil {
 		return
 	}
@@ -156,7 +186,7 @@ func (l *loader) assembler1(tree *Pipeline, desc *pyjson.Object, path []any) {
 		return
 	}
 	p := l.addPipeline(assemblerPipeline, path)
-	p.Build, p.Runner = tree.Build, tree.Runner
+	p.Build, p.buildID, p.Runner = tree.Build, tree.buildID, tree.Runner
 	s := l.addStage(p, m, desc.Get("options"))
 	refs := pyjson.NewObject()
 	refs.Set(tree.ID(), nil)

@@ -23,29 +23,47 @@ func (l *loader) format2() error {
 	for _, name := range sources.Keys {
 		l.source2(name, obj(sources, name))
 	}
-	runners := map[*Pipeline]Runner{}
 	for i, v := range list(l.root, "pipelines") {
-		desc, path := v.(*pyjson.Object), []any{"pipelines", i}
-		p, err := l.pipeline2(desc, path)
-		if err != nil {
+		if err := l.pipeline2(v.(*pyjson.Object), []any{"pipelines", i}); err != nil {
 			return err
 		}
-		if p == nil {
+	}
+	return l.pairRunners()
+}
+
+// pairRunners gives each pipeline the runner that its build pipeline names:
+// what the manifest calls a pipeline's runner is for those that have it as
+// build root. Of pipelines with the same tree the last one's counts.
+func (l *loader) pairRunners() error {
+	runners := map[string]Runner{}
+	for _, p := range l.m.Pipelines {
+		if id := p.ID(); id != "" {
+			runners[id] = p.Runner
+		}
+	}
+	for i, p := range l.m.Pipelines {
+		if p.buildID == nil || *p.buildID == "" {
+			var err error
+			if p.Runner, err = l.hostRunner(); err != nil {
+				return err
+			}
 			continue
 		}
-		// A pipeline's runner is for those that have it as build root.
-		runners[p] = p.Runner
-		if p.Build != nil {
-			p.Runner = runners[p.Build]
-		} else if p.Runner, err = l.hostRunner(); err != nil {
-			return err
+		if p.Build == nil {
+			p.Build = l.m.byID(*p.buildID)
 		}
+		if p.Build == nil {
+			l.fail([]any{"pipelines", i, "build"}, "unknown build pipeline %q%s; a build pipeline is written as name: and its name", *p.buildID, didYouMean(*p.buildID, l.names()))
+			continue
+		}
+		p.Runner = runners[*p.buildID]
 	}
 	return nil
 }
 
 func (l *loader) source2(name string, desc *pyjson.Object) {
-	m := l.checkModule("Source", name, "2", desc, []any{"sources", name})
+	path := []any{"sources", name}
+	m := l.checkModule("Source", name, "2", desc, path, path)
 	if m == nil {
 		return
 	}
@@ -58,24 +76,31 @@ func (l *loader) source2(name string, desc *pyjson.Object) {
 	l.m.Sources = append(l.m.Sources, s)
 }
 
-func (l *loader) pipeline2(desc *pyjson.Object, path []any) (*Pipeline, error) {
+func (l *loader) pipeline2(desc *pyjson.Object, path []any) error {
 	name, ok := desc.Get("name").(string)
 	if !ok {
 		l.fail(path, "the pipeline has no name")
-		return nil, nil
+		return nil
 	}
 	var build *Pipeline
-	if ref := str(desc, "build"); ref != "" {
-		if build = l.m.Pipeline(strings.TrimPrefix(ref, refName)); build == nil || len(build.Stages) == 0 {
-			l.fail(append(path, "build"), "unknown build pipeline %q%s; a build pipeline stands before its users and has stages", ref, didYouMean(strings.TrimPrefix(ref, refName), l.names()))
-			build = nil
+	var buildID *string
+	ref, hasBuild := desc.Get("build").(string)
+	if target, named := strings.CutPrefix(ref, refName); named {
+		if build = l.m.named(target); build == nil {
+			l.fail(append(path, "build"), "unknown build pipeline %q%s; a build pipeline stands before its users", ref, didYouMean(target, l.names()))
+		} else if id := build.ID(); id != "" {
+			buildID = &id
+		} else {
+			build = nil // without stages it has no tree, and the host builds
 		}
+	} else if hasBuild {
+		buildID = &ref // an id, which may be that of a later pipeline
 	}
 	p := l.addPipeline(name, path)
 	if p == nil {
-		return nil, nil
+		return nil
 	}
-	p.Build = build
+	p.Build, p.buildID = build, buildID
 	if v, ok := desc.Values["source-epoch"]; ok && v != nil {
 		epoch, ok := integer(v)
 		if !ok {
@@ -92,12 +117,12 @@ func (l *loader) pipeline2(desc *pyjson.Object, path []any) (*Pipeline, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		l.fail(append(path, "runner"), "%v; known runners: %s", err, strings.Join(l.ix.Names("Runner"), ", "))
 	} else if err != nil {
-		return nil, err
+		return err
 	}
 	for i, v := range list(desc, "stages") {
 		l.stage2(p, v.(*pyjson.Object), append(append([]any(nil), path...), "stages", i))
 	}
-	return p, nil
+	return nil
 }
 
 func (l *loader) names() []string {
@@ -109,7 +134,7 @@ func (l *loader) names() []string {
 }
 
 func (l *loader) stage2(p *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Stage", str(desc, "type"), "2", desc, path)
+	m := l.checkModule("Stage", str(desc, "type"), "2", desc, path, path)
 	if m == nil {
 		m = &Module{Class: "Stage", Name: str(desc, "type")}
 	}
@@ -150,7 +175,7 @@ func sortDevices(devices *pyjson.Object) []string {
 }
 
 func (l *loader) device2(s *Stage, name string, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Device", str(desc, "type"), "2", desc, path)
+	m := l.checkModule("Device", str(desc, "type"), "2", desc, path, path)
 	if m == nil {
 		m = &Module{Class: "Device", Name: str(desc, "type")}
 	}
@@ -169,7 +194,7 @@ func (l *loader) device2(s *Stage, name string, desc *pyjson.Object, path []any)
 }
 
 func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Input", str(desc, "type"), "2", desc, path)
+	m := l.checkModule("Input", str(desc, "type"), "2", desc, path, path)
 	if m == nil {
 		return
 	}
@@ -195,7 +220,7 @@ func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, path []any) 
 			if !strings.HasPrefix(ref, refName) {
 				continue // osbuild leaves them out, too
 			}
-			p := l.m.Pipeline(ref[len(refName):])
+			p := l.m.named(ref[len(refName):])
 			if p == nil || p == s.Pipeline {
 				l.fail(append(path, "references"), "unknown pipeline %q%s; an input's pipeline stands before its users", ref, didYouMean(ref[len(refName):], l.names()))
 				continue
@@ -229,11 +254,14 @@ func (l *loader) hasItem(ref string) bool {
 }
 
 func (l *loader) mount2(s *Stage, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Mount", str(desc, "type"), "2", desc, path)
+	// osbuild calls a mount by its name, not by its place in the list.
+	as := append(append([]any(nil), path[:len(path)-1]...), str(desc, "name"))
+	m := l.checkModule("Mount", str(desc, "type"), "2", desc, path, as)
 	if m == nil {
 		m = &Module{Class: "Mount", Name: str(desc, "type")}
 	}
 	mnt := &Mount{Name: str(desc, "name"), Module: m, Target: str(desc, "target"), Options: raw(desc.Get("options"))}
+	mnt.noTarget = desc.Get("target") == nil
 	for _, other := range s.Mounts {
 		if other.Name == mnt.Name {
 			l.fail(append(path, "name"), "there is another mount named %q", mnt.Name)
@@ -253,7 +281,10 @@ func (l *loader) mount2(s *Stage, desc *pyjson.Object, path []any) {
 	}
 	if n, ok := desc.Get("partition").(json.Number); ok {
 		mnt.Partition = &n
-		if i, isInt := integer(n); !isInt || i != 0 {
+		if _, isInt := integer(n); !isInt {
+			l.fail(append(path, "partition"), "must be a whole number")
+		}
+		if !isZero(n) {
 			parts = append(parts, n)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ossify/ossify/pyjson"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
@@ -52,7 +53,7 @@ type Index struct {
 // schema is a compiled schema and its text, for messages.
 type schema struct {
 	compiled *jsonschema.Schema
-	doc      any
+	doc      *pyjson.Object
 }
 
 // OpenIndex looks modules up in the libdirs, of which the first that has a
@@ -88,17 +89,36 @@ func (ix *Index) Module(class, name string) (*Module, error) {
 			continue
 		}
 		m := &Module{Class: class, Name: name, Path: path, Libdir: dir}
-		data, err := os.ReadFile(path + ".meta.json")
-		if err != nil {
-			return nil, fmt.Errorf("%s %s has no description: %w", strings.ToLower(class), name, errors.Join(err))
-		}
-		if err := json.Unmarshal(data, &m.Meta); err != nil {
-			return nil, fmt.Errorf("%s.meta.json: %w", path, err)
+		var err error
+		if m.Meta, err = readMeta(path); err != nil {
+			return nil, err
 		}
 		ix.modules[key] = m
 		return m, nil
 	}
 	return nil, fmt.Errorf("no %s %q: %w", strings.ToLower(class), name, fs.ErrNotExist)
+}
+
+// readMeta reads a module's description: NAME.meta.json or, for the older of
+// osbuild's modules, which have none, the program itself.
+func readMeta(path string) (meta Meta, err error) {
+	data, err := os.ReadFile(path + ".meta.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		if data, err = os.ReadFile(path); err != nil {
+			return meta, fmt.Errorf("description of %s: %w", path, err)
+		}
+		if meta, err = pythonMeta(string(data)); err != nil {
+			return meta, fmt.Errorf("%s has no .meta.json, and describes itself in no way that is known: %w", path, err)
+		}
+		return meta, nil
+	}
+	if err != nil {
+		return meta, fmt.Errorf("description of %s: %w", path, err)
+	}
+	if err := json.Unmarshal(data, &meta); err != nil {
+		return meta, fmt.Errorf("%s.meta.json: %w", path, err)
+	}
+	return meta, nil
 }
 
 // Names lists the modules of a class in all libdirs, sorted.

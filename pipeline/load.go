@@ -30,6 +30,9 @@ func Load(name string, data []byte, index *Index) (*Manifest, error) {
 		c.fail(nil, "a manifest is a JSON object")
 		return nil, c.err()
 	}
+	if c.finite(doc, nil); c.err() != nil {
+		return nil, c.err()
+	}
 	m := &Manifest{Name: name, Version: "1"}
 	if v, ok := root.Values["version"]; ok {
 		m.Version, _ = v.(string)
@@ -50,6 +53,25 @@ func Load(name string, data []byte, index *Index) (*Manifest, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// finite notes the numbers that are too large for JSON readers. Python makes
+// Infinity of them, which no module but a Python one could read.
+func (c *checker) finite(v any, path []any) {
+	switch v := v.(type) {
+	case *pyjson.Object:
+		for _, k := range v.Keys {
+			c.finite(v.Values[k], append(path[:len(path):len(path)], k))
+		}
+	case []any:
+		for i, item := range v {
+			c.finite(item, append(path[:len(path):len(path)], i))
+		}
+	case json.Number:
+		if !pyjson.Finite(v) {
+			c.fail(path, "the number %.20s is too large", string(v))
+		}
+	}
 }
 
 // loader fills a manifest from its JSON.
@@ -80,7 +102,7 @@ func (l *loader) checkManifest() (bool, error) {
 		return false, err
 	}
 	before := len(l.faults)
-	l.check(s, l.root, nil)
+	l.check(s, l.root, nil, nil)
 	return len(l.faults) == before, nil
 }
 
@@ -108,8 +130,8 @@ func (l *loader) addStage(p *Pipeline, m *Module, options any) *Stage {
 // seal computes the stage's id (osbuild/pipeline.py, Stage.id).
 func seal(s *Stage, options any) {
 	var build, base any
-	if s.Pipeline.Build != nil {
-		build = s.Pipeline.Build.ID()
+	if p := s.Pipeline; p.buildID != nil {
+		build = *p.buildID
 	}
 	if s.Index > 0 {
 		base = s.Pipeline.Stages[s.Index-1].ID
@@ -144,13 +166,37 @@ func hash(parts ...any) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// orEmpty is an empty object for a value that is absent or empty, as Python's
+// orEmpty is an empty object for a value that is absent or false, as Python's
 // "options or {}".
 func orEmpty(v any) any {
-	if v == nil {
+	if !truthy(v) {
 		return pyjson.NewObject()
 	}
 	return v
+}
+
+// truthy says whether Python takes a value for true.
+func truthy(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return false
+	case bool:
+		return v
+	case string:
+		return v != ""
+	case json.Number:
+		return !isZero(v)
+	case []any:
+		return len(v) > 0
+	case *pyjson.Object:
+		return len(v.Keys) > 0
+	}
+	return true
+}
+
+func isZero(n json.Number) bool {
+	f, err := n.Float64()
+	return err == nil && f == 0
 }
 
 // raw keeps a value as JSON text with its keys in their order.
@@ -173,7 +219,7 @@ func list(o *pyjson.Object, key string) []any {
 	return v
 }
 
-// integer reads a number that the schema says is an integer.
+// integer reads a number; 1.0 is one, too.
 func integer(v any) (int64, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -182,7 +228,6 @@ func integer(v any) (int64, bool) {
 	if i, err := strconv.ParseInt(string(n), 10, 64); err == nil {
 		return i, true
 	}
-	// The schema takes 1.0 for an integer, too.
 	f, err := strconv.ParseFloat(string(n), 64)
 	if err != nil || f != float64(int64(f)) {
 		return 0, false

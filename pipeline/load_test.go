@@ -23,8 +23,13 @@ func testIndex(t testing.TB) *pipeline.Index {
 
 // TestInspect compares with what osbuild says of the same manifests.
 func TestInspect(t *testing.T) {
-	for _, name := range []string{"v1", "v2"} {
-		data, err := os.ReadFile(filepath.Join("testdata/manifests", name+".json"))
+	manifests, err := filepath.Glob("testdata/manifests/*.json")
+	if err != nil || len(manifests) < 8 {
+		t.Fatal(manifests, err)
+	}
+	for _, file := range manifests {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,6 +97,16 @@ func TestFaults(t *testing.T) {
 		{"unknown device", stage(`{"type": "org.osbuild.noop", "mounts": [{"name": "m", "type": "org.osbuild.ext4", "source": "d", "target": "/"}]}`), `unknown device "d"`},
 		{"format 1", `{"pipeline": {"stages": [{"name": "org.osbuild.hostname", "options": {}}]}}`, `.pipeline.stages[0].options: "hostname" is missing`},
 		{"format 1 build", `{"pipeline": {"build": {"runner": "org.osbuild.linux", "pipeline": {"stages": [{"name": "x"}]}}}}`, `.pipeline.build.pipeline.stages[0]: unknown stage "x"`},
+		{"format 1 assembler of a build", `{"pipeline": {"build": {"runner": "org.osbuild.linux", "pipeline": {"assembler": {"name": "org.osbuild.old", "options": {}}}}}}`, `.pipeline.build.pipeline.assembler.options: "filename" is missing`},
+		{"format 1 unknown source", `{"sources": {"org.osbuild.inline": {}}}`, `.sources.org.osbuild.inline: manifests of version 1 have no source`},
+		{"schema in the module", `{"pipeline": {"stages": [{"name": "org.osbuild.noop"}], "assembler": {"name": "org.osbuild.old", "options": {"filename": "a b"}}}}`, `.assembler.options.filename: 'a b' does not match pattern`},
+		{"build without name:", `{"version": "2", "pipelines": [{"name": "b"}, {"name": "t", "build": "b"}]}`, `.pipelines[1].build: unknown build pipeline "b"; did you mean "b"?; a build pipeline is written as name: and its name`},
+		{"id as name", `{"version": "2", "pipelines": [{"name": "b", "stages": [{"type": "org.osbuild.noop"}]}, {"name": "t", "build": "name:beda46704765a47e6d4f44aff22168ae36866c9c0e6e11552b775b77776b2969"}]}`, `.pipelines[1].build: unknown build pipeline "name:beda`},
+		{"float for integer", `{"version": "2", "pipelines": [{"name": "t", "source-epoch": 7.0}]}`, `.source-epoch: must be integer, not number`},
+		{"half a partition", stage(`{"type": "org.osbuild.noop", "mounts": [{"name": "m", "type": "org.osbuild.any", "partition": 1.5}]}`), `.mounts[0].partition: must be a whole number`},
+		{"number too large", stage(`{"type": "org.osbuild.noop", "options": {"a": [1, -1e999999999]}}`), `.options.a[1]: the number -1e999999999 is too large`},
+		{"no form fits", stage(`{"type": "org.osbuild.rules", "options": {"any": "x"}}`), `.options.any: fits none of the allowed forms: minLength: got 1, want 2; or must be integer, not string`},
+		{"two forms fit", stage(`{"type": "org.osbuild.rules", "options": {"one": 1}}`), `.options.one: fits more than one of the forms`},
 		{"format 1 nothing to assemble", `{"pipeline": {"assembler": {"name": "org.osbuild.noop"}}}`, `no tree to assemble`},
 	} {
 		_, err := pipeline.Load("m.json", []byte(c.manifest), testIndex(t))
@@ -113,10 +128,81 @@ func TestFaultsAsJSON(t *testing.T) {
 	if jsonErr != nil {
 		t.Fatal(jsonErr)
 	}
-	want := `{"errors":[{"message":"\"hostname\" is missing","path":["pipelines",0,"stages",0,"options"]}],"success":false,` +
+	want := `{"errors":[{"message":"'hostname' is a required property","path":["pipelines",0,"stages",0,"options"]}],"success":false,` +
 		`"title":"JSON Schema validation failed","type":"https://osbuild.org/validation-error"}`
 	if string(text) != want {
 		t.Errorf("got  %s\nwant %s", text, want)
+	}
+}
+
+// TestOsbuildsWords compares messages with those that osbuild printed, with
+// Python's jsonschema 4.26.
+func TestOsbuildsWords(t *testing.T) {
+	for _, c := range []struct{ options, path, want string }{
+		{`{"uid": "x"}`, "uid", `'x' is not of type 'integer'`},
+		{`{"uid": 1.0}`, "uid", `1.0 is not of type 'integer'`},
+		{`{"uid": true}`, "uid", `True is not of type 'integer'`},
+		{`{"uid": -1}`, "uid", `-1 is less than the minimum of 0`},
+		{`{"uid": 10}`, "uid", `10 is greater than the maximum of 9`},
+		{`{"any": null}`, "any", `None is not valid under any of the given schemas`},
+		{`{"any": {"it's": ["\u0000\u00e9", 1e5]}}`, "any", `{"it's": ['\x00é', 100000.0]} is not valid under any of the given schemas`},
+		{`{"one": 1}`, "one", `1 is valid under each of {'type': 'number'}, {'type': 'integer'}`},
+		{`{"word": "A"}`, "word", `'A' does not match '^[a-z\\_]+$'`},
+		{`{"list": [1]}`, "list", `[1] is too short`},
+		{`{"list": [1, 2, 3, 4]}`, "list", `[1, 2, 3, 4] is too long`},
+		{`{"list": [1, 1]}`, "list", `[1, 1] has non-unique elements`},
+		{`{"keys": {"b": 1, "a": 1, "k": 1}}`, "keys", `'a', 'b' do not match any of the regexes: '^k'`},
+		{`{"no": null}`, "no", `None should not be valid under {'enum': ['x', None]}`},
+		{`{"pair": {"a": 1}}`, "pair", `'b' is a dependency of 'a'`},
+		{`{"types": 1}`, "types", `1 is not of type 'string', 'null'`},
+		{`{"tuple": [1, 2, 3]}`, "tuple", `Additional items are not allowed (2, 3 were unexpected)`},
+		{`{"y y": 1, "x": 2}`, "", `Additional properties are not allowed ('x', 'y y' were unexpected)`},
+	} {
+		text := `{"version": "2", "pipelines": [{"name": "t", "stages": [{"type": "org.osbuild.rules", "options": ` + c.options + `}]}]}`
+		_, err := pipeline.Load("m.json", []byte(text), testIndex(t))
+		data, jsonErr := json.Marshal(err)
+		if err == nil || jsonErr != nil {
+			t.Errorf("%s: %v, %v", c.options, err, jsonErr)
+			continue
+		}
+		var got struct {
+			Errors []struct {
+				Message string
+				Path    []any
+			}
+		}
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		path := []any{"pipelines", 0.0, "stages", 0.0, "options"}
+		if c.path != "" {
+			path = append(path, c.path)
+		}
+		if len(got.Errors) != 1 || got.Errors[0].Message != c.want || !reflect.DeepEqual(got.Errors[0].Path, path) {
+			t.Errorf("%s:\ngot  %s\nwant %s at %v", c.options, data, c.want, path)
+		}
+	}
+}
+
+// TestPatterns sees that patterns mean what they mean in Python: $ matches
+// before a last newline, formats are not checked.
+func TestPatterns(t *testing.T) {
+	for word, ok := range map[string]bool{"a_b": true, `a\n`: true, `a\n\n`: false, "a b": false} {
+		text := `{"version": "2", "pipelines": [{"name": "t", "stages": [{"type": "org.osbuild.rules", "options": {"word": "` + word + `"}}]}]}`
+		if _, err := pipeline.Load("m.json", []byte(text), testIndex(t)); (err == nil) != ok {
+			t.Errorf("%q: %v", word, err)
+		}
+	}
+}
+
+// TestMetaInModule reads a description that is part of the program.
+func TestMetaInModule(t *testing.T) {
+	m, err := testIndex(t).Module("Assembler", "org.osbuild.old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"CAP_MKNOD", "CAP_SYS_ADMIN"}; m.Meta.Summary != "Archive a tree" || !reflect.DeepEqual(m.Meta.Capabilities, want) {
+		t.Errorf("got %+v", m.Meta)
 	}
 }
 

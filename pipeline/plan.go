@@ -17,13 +17,24 @@ type Manifest struct {
 
 // Pipeline returns the pipeline with that name or id, or nil.
 func (m *Manifest) Pipeline(nameOrID string) *Pipeline {
+	if p := m.named(nameOrID); p != nil {
+		return p
+	}
+	return m.byID(nameOrID)
+}
+
+func (m *Manifest) named(name string) *Pipeline {
 	for _, p := range m.Pipelines {
-		if p.Name == nameOrID {
+		if p.Name == name {
 			return p
 		}
 	}
+	return nil
+}
+
+func (m *Manifest) byID(id string) *Pipeline {
 	for _, p := range m.Pipelines {
-		if len(p.Stages) > 0 && p.ID() == nameOrID {
+		if len(p.Stages) > 0 && p.ID() == id {
 			return p
 		}
 	}
@@ -40,6 +51,8 @@ type Pipeline struct {
 	// SourceEpoch bounds the times in the tree, in seconds; nil is no bound.
 	SourceEpoch *int64
 	Stages      []*Stage
+	// buildID is what ids are made with: that of Build, nil for the host.
+	buildID *string
 }
 
 // ID is the id of the pipeline's last stage, "" if it has none.
@@ -124,7 +137,9 @@ type Mount struct {
 	Partition *json.Number
 	Target    string
 	Options   json.RawMessage
-	id        string
+	// noTarget says that the manifest has none, which is not an empty one.
+	noTarget bool
+	id       string
 }
 
 // Source provides content by checksum.

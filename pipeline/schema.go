@@ -1,113 +1,37 @@
 package pipeline
 
 import (
-	"bytes"
 	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sort"
-	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dlclark/regexp2"
 	"github.com/ossify/ossify/pyjson"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
-	"golang.org/x/text/language"
-	"golang.org/x/text/message"
 )
 
 //go:embed schemas/*.json
 var manifestSchemas embed.FS
 
-// ValidationError lists what is wrong with a manifest.
-type ValidationError struct {
-	// Name of the manifest.
-	Name   string
-	Faults []Fault
-}
-
-// Fault is one thing that is wrong with a manifest.
-type Fault struct {
-	// Path leads to the value: strings and ints.
-	Path []any
-	// Line counts from 1; 0 is unknown.
-	Line    int
-	Message string
-}
-
-// ID writes the fault's path as osbuild does.
-func (f Fault) ID() string {
-	if len(f.Path) == 0 {
-		return "."
-	}
-	return pathString(f.Path)
-}
-
-func pathString(path []any) string {
-	var b strings.Builder
-	for _, step := range path {
-		switch step := step.(type) {
-		case string:
-			b.WriteString(pyjson.Member(step))
-		case int:
-			fmt.Fprintf(&b, "[%d]", step)
-		}
-	}
-	return b.String()
-}
-
-// Error lists the faults, one a line.
-func (e *ValidationError) Error() string {
-	var b strings.Builder
-	for i, f := range e.Faults {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		b.WriteString(e.Name)
-		if f.Line > 0 {
-			fmt.Fprintf(&b, ":%d", f.Line)
-		}
-		if len(f.Path) > 0 {
-			b.WriteString(": " + f.ID())
-		}
-		b.WriteString(": " + f.Message)
-	}
-	return b.String()
-}
-
-// MarshalJSON writes the faults in osbuild's form (osbuild/meta.py,
-// ValidationResult.as_dict).
-func (e *ValidationError) MarshalJSON() ([]byte, error) {
-	type entry struct {
-		Message string `json:"message"`
-		Path    []any  `json:"path"`
-	}
-	entries := []entry{}
-	for _, f := range e.Faults {
-		path := f.Path
-		if path == nil {
-			path = []any{}
-		}
-		entries = append(entries, entry{f.Message, path})
-	}
-	return json.Marshal(map[string]any{
-		"type":    "https://osbuild.org/validation-error",
-		"title":   "JSON Schema validation failed",
-		"success": false,
-		"errors":  entries,
-	})
-}
-
 // compile compiles a schema of draft 4, osbuild's.
-func compile(name string, doc any) (*schema, error) {
+func compile(name string, doc *pyjson.Object) (*schema, error) {
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft4)
 	c.UseRegexpEngine(compileRegexp)
+	c.RegisterVocabulary(&jsonschema.Vocabulary{URL: "mem:///python", Compile: compileStrict})
+	for _, format := range formats(doc, nil) {
+		// osbuild gives its validator no format checker, so none is checked.
+		c.RegisterFormat(&jsonschema.Format{Name: format, Validate: func(any) error { return nil }})
+	}
 	url := "mem:///" + name
-	if err := c.AddResource(url, doc); err != nil {
+	if err := c.AddResource(url, pyjson.Plain(doc)); err != nil {
 		return nil, fmt.Errorf("schema of %s: %w", name, err)
 	}
 	compiled, err := c.Compile(url)
@@ -117,38 +41,117 @@ func compile(name string, doc any) (*schema, error) {
 	return &schema{compiled: compiled, doc: doc}, nil
 }
 
-// ecma is a regular expression with the lookaheads that osbuild's schemas use
-// and Go's own do not have.
-type ecma regexp2.Regexp
+// formats lists the values of "format" in a schema.
+func formats(v any, found []string) []string {
+	switch v := v.(type) {
+	case *pyjson.Object:
+		if f := str(v, "format"); f != "" {
+			found = append(found, f)
+		}
+		for _, k := range v.Keys {
+			found = formats(v.Values[k], found)
+		}
+	case []any:
+		for _, item := range v {
+			found = formats(item, found)
+		}
+	}
+	return found
+}
+
+// strictInteger refuses 1.0 where an integer is asked for, as draft 4 and
+// Python's validator do; the library takes it for one.
+type strictInteger struct{ want []string }
+
+func compileStrict(_ *jsonschema.CompilerContext, obj map[string]any) (jsonschema.SchemaExt, error) {
+	var want []string
+	switch t := obj["type"].(type) {
+	case string:
+		want = []string{t}
+	case []any:
+		for _, item := range t {
+			name, _ := item.(string)
+			want = append(want, name)
+		}
+	}
+	if !slices.Contains(want, "integer") || slices.Contains(want, "number") {
+		return nil, nil
+	}
+	return &strictInteger{want}, nil
+}
+
+// Validate reports v if it is a float.
+func (e *strictInteger) Validate(ctx *jsonschema.ValidatorContext, v any) {
+	if n, ok := v.(json.Number); ok && strings.ContainsAny(string(n), ".e") {
+		ctx.AddError(&kind.Type{Got: "number", Want: e.want})
+	}
+}
+
+// pattern is a regular expression with Python's meaning, for which .NET's come
+// nearest: lookaheads, Unicode classes, and $ before a last newline.
+type pattern struct {
+	re   *regexp2.Regexp
+	text string
+}
+
+// matchTimeout ends a match that backtracks without end.
+const matchTimeout = 10 * time.Second
 
 func compileRegexp(s string) (jsonschema.Regexp, error) {
-	re, err := regexp2.Compile(s, regexp2.ECMAScript)
+	re, err := regexp2.Compile(fromPython(s), regexp2.None)
 	if err != nil {
 		return nil, err
 	}
-	return (*ecma)(re), nil
+	re.MatchTimeout = matchTimeout
+	return &pattern{re, s}, nil
 }
 
-// MatchString says whether s matches.
-func (re *ecma) MatchString(s string) bool {
-	ok, err := (*regexp2.Regexp)(re).MatchString(s)
+// fromPython rewrites what Python spells differently: \Z is the very end,
+// named groups are (?P<name>...), and _ may be escaped.
+func fromPython(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			switch s[i] {
+			case '_':
+				b.WriteByte('_')
+			case 'Z':
+				b.WriteString(`\z`)
+			default:
+				b.WriteString(s[i-1 : i+1])
+			}
+		case strings.HasPrefix(s[i:], "(?P<"):
+			b.WriteString("(?<")
+			i += len("(?P<") - 1
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+// MatchString says whether a part of s matches.
+func (p *pattern) MatchString(s string) bool {
+	ok, err := p.re.MatchString(s)
 	return err == nil && ok
 }
 
-func (re *ecma) String() string { return (*regexp2.Regexp)(re).String() }
+func (p *pattern) String() string { return p.text }
 
 // manifestSchema is the schema of a whole manifest of a version.
 func (ix *Index) manifestSchema(version string) (*schema, error) {
-	return ix.cached("Manifest", "", version, func() (any, error) {
+	return ix.cached("Manifest", "", version, func() (*pyjson.Object, error) {
 		data, err := manifestSchemas.ReadFile("schemas/manifest" + version + ".json")
 		if err != nil {
 			return nil, err
 		}
-		return jsonschema.UnmarshalJSON(bytes.NewReader(data))
+		return object(data)
 	})
 }
 
-func (ix *Index) cached(class, name, version string, doc func() (any, error)) (*schema, error) {
+func (ix *Index) cached(class, name, version string, doc func() (*pyjson.Object, error)) (*schema, error) {
 	key := [3]string{class, name, version}
 	if s := ix.schemas[key]; s != nil {
 		return s, nil
@@ -168,7 +171,7 @@ func (ix *Index) cached(class, name, version string, doc func() (any, error)) (*
 // moduleSchema is the schema of a module's use in a manifest of a version: the
 // module's own part, wrapped as osbuild does (osbuild/meta.py, get_schema).
 func (ix *Index) moduleSchema(m *Module, version string) (*schema, error) {
-	return ix.cached(m.Class, m.Name, version, func() (any, error) {
+	return ix.cached(m.Class, m.Name, version, func() (*pyjson.Object, error) {
 		v1, err := object(m.Meta.Schema)
 		if err != nil {
 			return nil, fmt.Errorf("%s: schema: %w", m.Name, err)
@@ -177,88 +180,114 @@ func (ix *Index) moduleSchema(m *Module, version string) (*schema, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: schema_2: %w", m.Name, err)
 		}
-		out := map[string]any{"type": "object", "additionalProperties": false}
-		own := v1
-		if version == "2" && len(v2) > 0 {
-			own = v2
-		}
-		switch m.Class {
-		case "Stage", "Assembler":
-			id := "type"
-			props := map[string]any{}
-			switch {
-			case version == "1":
-				id = "name"
-				props["options"] = v1
-			case len(v2) > 0:
-				for k, v := range v2 {
-					props[k] = v
-				}
-			default:
-				props["options"] = v1
-			}
-			props[id] = map[string]any{"enum": []any{m.Name}}
-			if props["mounts"] == nil {
-				props["mounts"] = map[string]any{"type": "array"}
-			}
-			if props["devices"] == nil {
-				props["devices"] = map[string]any{"type": "object"}
-			}
-			out["properties"] = props
-			out["required"] = []any{id}
-		case "Device":
-			out["additionalProperties"] = true
-			out["properties"] = map[string]any{"type": map[string]any{"enum": []any{m.Name}}, "options": own}
-		default:
-			if len(own) == 0 {
-				return nil, fmt.Errorf("%s has no schema for manifests of version %s", m.Name, version)
-			}
-			for k, v := range own {
-				out[k] = v
-			}
-			if m.Class == "Mount" {
-				props, _ := out["properties"].(map[string]any)
-				if props == nil {
-					props = map[string]any{}
-				}
-				props["type"] = map[string]any{"enum": []any{m.Name}}
-				out["properties"] = props
-			}
-		}
-		hoistDefinitions(out)
-		return out, nil
+		return wrap(m, version, v1, v2)
 	})
+}
+
+// wrap makes the schema of a module's use in a manifest of the module's own
+// schemas, which are copied where they are changed.
+func wrap(m *Module, version string, v1, v2 *pyjson.Object) (*pyjson.Object, error) {
+	out, props := pyjson.NewObject(), pyjson.NewObject()
+	out.Set("type", "object")
+	out.Set("additionalProperties", false)
+	named := pyjson.NewObject()
+	named.Set("enum", []any{m.Name})
+	own := v1
+	if version == "2" && len(v2.Keys) > 0 {
+		own = v2
+	}
+	switch m.Class {
+	case "Stage", "Assembler":
+		id := "name"
+		if version == "2" {
+			id = "type"
+		}
+		props.Set(id, named)
+		if version == "2" && len(v2.Keys) > 0 {
+			merge(props, v2)
+		} else {
+			props.Set("options", v1)
+		}
+		for _, group := range [][2]string{{"mounts", "array"}, {"devices", "object"}} {
+			if _, ok := props.Values[group[0]]; !ok {
+				free := pyjson.NewObject()
+				free.Set("type", group[1])
+				props.Set(group[0], free)
+			}
+		}
+		out.Set("properties", props)
+		out.Set("required", []any{id})
+		return hoistDefinitions(out), nil
+	case "Mount":
+		own = v2 // format 1 has no mounts
+	}
+	if len(own.Keys) == 0 {
+		return nil, fmt.Errorf("%s has no schema for manifests of version %s", m.Name, version)
+	}
+	switch m.Class {
+	case "Device":
+		out.Set("additionalProperties", true)
+		props.Set("type", named)
+		props.Set("options", own)
+		out.Set("properties", props)
+	case "Mount":
+		merge(out, own)
+		merge(props, obj(own, "properties"))
+		props.Set("type", named)
+		out.Set("properties", props)
+	default:
+		merge(out, own)
+	}
+	return hoistDefinitions(out), nil
+}
+
+func merge(to, from *pyjson.Object) {
+	for _, k := range from.Keys {
+		to.Set(k, from.Values[k])
+	}
 }
 
 // hoistDefinitions moves definitions to the root, as references in modules'
 // schemas are written as if they stood there.
-func hoistDefinitions(out map[string]any) {
-	props, _ := out["properties"].(map[string]any)
-	if d, ok := props["definitions"]; ok {
-		out["definitions"] = d
-		delete(props, "definitions")
+func hoistDefinitions(out *pyjson.Object) *pyjson.Object {
+	props, ok := out.Get("properties").(*pyjson.Object)
+	if !ok {
+		return out
 	}
-	if options, ok := props["options"].(map[string]any); ok {
-		if d, ok := options["definitions"]; ok {
-			out["definitions"] = d
-			delete(options, "definitions")
-		}
+	props = without(props, "definitions", out)
+	out.Set("properties", props)
+	if options, ok := props.Get("options").(*pyjson.Object); ok {
+		props.Set("options", without(options, "definitions", out))
 	}
+	return out
 }
 
-func object(raw json.RawMessage) (map[string]any, error) {
-	if len(raw) == 0 {
-		return nil, nil
+// without returns o without the key, whose value it sets in to.
+func without(o *pyjson.Object, key string, to *pyjson.Object) *pyjson.Object {
+	rest := pyjson.NewObject()
+	for _, k := range o.Keys {
+		if k == key {
+			to.Set(k, o.Values[k])
+		} else {
+			rest.Set(k, o.Values[k])
+		}
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	return rest
+}
+
+func object(raw json.RawMessage) (*pyjson.Object, error) {
+	if len(raw) == 0 {
+		return pyjson.NewObject(), nil
+	}
+	doc, err := pyjson.Decode(raw, nil)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := doc.(map[string]any)
+	o, ok := doc.(*pyjson.Object)
 	if !ok {
 		return nil, errors.New("not an object")
 	}
-	return m, nil
+	return o, nil
 }
 
 // checker collects the faults of one manifest.
@@ -271,7 +300,11 @@ type checker struct {
 }
 
 func (c *checker) fail(path []any, format string, args ...any) {
-	f := Fault{Path: append([]any(nil), path...), Message: fmt.Sprintf(format, args...)}
+	c.add(Fault{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) add(f Fault) {
+	f.Path = append([]any(nil), f.Path...)
 	for n := len(f.Path); n > 0; n-- {
 		if off, ok := c.offsets[pathString(f.Path[:n])]; ok {
 			f.Line, _ = pyjson.Position(c.data, off)
@@ -294,163 +327,25 @@ func (c *checker) err() error {
 	return &ValidationError{Name: c.name, Faults: c.faults}
 }
 
-// check checks value, which is at path, against the schema.
-func (c *checker) check(s *schema, value any, path []any) {
-	var invalid *jsonschema.ValidationError
-	if err := s.compiled.Validate(pyjson.Plain(value)); !errors.As(err, &invalid) {
-		if err != nil {
-			c.fail(path, "%v", err)
-		}
-		return
-	}
-	c.report(s, invalid, value, path)
-}
-
-var printer = message.NewPrinter(language.English)
-
-// report turns the library's tree of errors into faults: the leaves, but for
-// alternatives, which are one fault.
-func (c *checker) report(s *schema, e *jsonschema.ValidationError, value any, path []any) {
-	at := append(append([]any(nil), path...), steps(value, e.InstanceLocation)...)
-	switch k := e.ErrorKind.(type) {
-	case *kind.AdditionalProperties:
-		allowed := s.allowed(e.SchemaURL)
-		for _, name := range k.Properties {
-			msg := fmt.Sprintf("%q is not allowed here", name)
-			if len(allowed) > 0 {
-				msg += "; allowed: " + strings.Join(allowed, ", ")
-			}
-			c.fail(append(at, name), "%s%s", msg, didYouMean(name, allowed))
-		}
-		return
-	case *kind.Required:
-		for _, name := range k.Missing {
-			c.fail(at, "%q is missing", name)
-		}
-		return
-	case *kind.Type:
-		c.fail(at, "must be %s, not %s", strings.Join(k.Want, " or "), k.Got)
-		return
-	case *kind.Enum:
-		var want []string
-		for _, w := range k.Want {
-			text, err := json.Marshal(w)
-			if err != nil {
-				text = []byte(fmt.Sprint(w))
-			}
-			want = append(want, string(text))
-		}
-		got, err := json.Marshal(k.Got)
-		if err != nil {
-			got = []byte(fmt.Sprint(k.Got))
-		}
-		c.fail(at, "%s is not one of %s", got, strings.Join(want, ", "))
-		return
-	case *kind.OneOf, *kind.AnyOf:
-		if best := deepest(e.Causes); best != nil {
-			c.report(s, best, value, path)
-			return
-		}
-	}
-	if len(e.Causes) > 0 {
-		for _, cause := range e.Causes {
-			c.report(s, cause, value, path)
-		}
-		return
-	}
-	c.fail(at, "%s", e.ErrorKind.LocalizedString(printer))
-}
-
-// deepest returns the alternative that got furthest into the value, which is
-// most likely the one that was meant; nil if there is no such one.
-func deepest(causes []*jsonschema.ValidationError) *jsonschema.ValidationError {
-	var best *jsonschema.ValidationError
-	depth, tie := -1, false
-	for _, c := range causes {
-		d := reach(c)
-		switch {
-		case d > depth:
-			best, depth, tie = c, d, false
-		case d == depth:
-			tie = true
-		}
-	}
-	if tie {
-		return nil
-	}
-	return best
-}
-
-func reach(e *jsonschema.ValidationError) int {
-	d := len(e.InstanceLocation)
-	for _, c := range e.Causes {
-		d = max(d, reach(c))
-	}
-	return d
-}
-
-// steps turns a JSON pointer's steps into keys and indexes of value.
-func steps(value any, pointer []string) []any {
-	var path []any
-	for _, step := range pointer {
-		switch v := value.(type) {
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i >= len(v) {
-				return path
-			}
-			path, value = append(path, i), v[i]
-		case *pyjson.Object:
-			path, value = append(path, step), v.Get(step)
-		default:
-			return path
-		}
-	}
-	return path
-}
-
-// allowed lists the property names that the schema at that URL knows.
-func (s *schema) allowed(url string) []string {
-	_, fragment, _ := strings.Cut(url, "#")
-	doc := s.doc
-	for _, step := range strings.Split(strings.Trim(fragment, "/"), "/") {
-		if step == "" {
-			continue
-		}
-		step = strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
-		switch d := doc.(type) {
-		case map[string]any:
-			doc = d[step]
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i >= len(d) {
-				return nil
-			}
-			doc = d[i]
-		}
-	}
-	m, _ := doc.(map[string]any)
-	props, _ := m["properties"].(map[string]any)
-	return sortedKeys(props)
-}
-
-// module finds a module that the manifest names, or notes the fault.
-func (c *checker) module(class, name string, path []any) *Module {
+// module finds a module that the manifest names, or notes the fault. osbuild
+// calls the place as.
+func (c *checker) module(class, name string, path, as []any) *Module {
 	m, err := c.ix.Module(class, name)
+	if err == nil {
+		return m
+	}
+	f := Fault{Path: path, Message: err.Error(), told: &verdict{as, fmt.Sprintf("could not find schema information for '%s'", name)}}
 	if errors.Is(err, fs.ErrNotExist) {
-		c.fail(path, "unknown %s %q%s", strings.ToLower(class), name, didYouMean(name, c.ix.Names(class)))
-		return nil
+		f.Message = fmt.Sprintf("unknown %s %q%s", strings.ToLower(class), name, didYouMean(name, c.ix.Names(class)))
 	}
-	if err != nil {
-		c.fail(path, "%v", err)
-		return nil
-	}
-	return m
+	c.add(f)
+	return nil
 }
 
-// checkModule checks a module's use in the manifest.
-func (c *checker) checkModule(class, name, version string, value any, path []any) *Module {
-	m := c.module(class, name, path)
+// checkModule checks a module's use in the manifest. as is path but for mounts
+// and for files of format 1.
+func (c *checker) checkModule(class, name, version string, value any, path, as []any) *Module {
+	m := c.module(class, name, path, as)
 	if m == nil {
 		return nil
 	}
@@ -459,7 +354,7 @@ func (c *checker) checkModule(class, name, version string, value any, path []any
 		c.fail(path, "%v", err)
 		return nil
 	}
-	c.check(s, value, path)
+	c.check(s, value, path, as)
 	return m
 }
 

@@ -5,16 +5,13 @@ package pyjson
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/big"
 	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // Object is a JSON object with its keys in their order. Of a repeated key the
@@ -37,124 +34,6 @@ func (o *Object) Set(key string, value any) {
 
 // Get returns a member's value, nil if there is none.
 func (o *Object) Get(key string) any { return o.Values[key] }
-
-// SyntaxError is a fault in a JSON text. Line and Column count from 1; Column
-// counts bytes.
-type SyntaxError struct {
-	Line, Column int
-	Reason       string
-}
-
-// Error says where and what.
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.Reason)
-}
-
-// maxDepth bounds the nesting of values.
-const maxDepth = 500
-
-// Decode decodes one JSON text. Values are nil, bool, string, json.Number,
-// []any and *Object. offsets, which may be nil, gets the byte offset of the end
-// of each object key, by the path of its value as Path writes it. The error is
-// a *SyntaxError.
-func Decode(data []byte, offsets map[string]int) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	d := &decoder{dec: dec, offsets: offsets}
-	v, err := d.value("", 0)
-	if err == nil {
-		if _, err = dec.Token(); errors.Is(err, io.EOF) {
-			return v, nil
-		}
-		if err == nil {
-			err = errors.New("there is something after the end of the document")
-		}
-	}
-	return nil, locate(data, int(dec.InputOffset()), err)
-}
-
-func locate(data []byte, offset int, err error) error {
-	reason := err.Error()
-	var syntax *json.SyntaxError
-	if json.Unmarshal(data, new(json.RawMessage)) != nil && errors.As(json.Unmarshal(data, new(json.RawMessage)), &syntax) {
-		// The decoder of tokens is less exact than that of whole texts.
-		offset, reason = int(syntax.Offset)-1, syntax.Error()
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		offset, reason = len(data), "the text ends too early"
-	}
-	offset = min(max(offset, 0), len(data))
-	line, column := Position(data, offset)
-	return &SyntaxError{Line: line, Column: column, Reason: reason}
-}
-
-// Position turns a byte offset into a line and a column, both from 1.
-func Position(data []byte, offset int) (line, column int) {
-	before := data[:min(max(offset, 0), len(data))]
-	return bytes.Count(before, []byte("\n")) + 1, len(before) - bytes.LastIndexByte(before, '\n')
-}
-
-type decoder struct {
-	dec     *json.Decoder
-	offsets map[string]int
-}
-
-func (d *decoder) value(path string, depth int) (any, error) {
-	token, err := d.dec.Token()
-	if err != nil {
-		return nil, err
-	}
-	if depth > maxDepth {
-		return nil, fmt.Errorf("values are nested more than %d deep", maxDepth)
-	}
-	switch t := token.(type) {
-	case json.Delim:
-		if t == '[' {
-			return d.array(path, depth)
-		}
-		return d.object(path, depth)
-	default:
-		return t, nil
-	}
-}
-
-func (d *decoder) array(path string, depth int) (any, error) {
-	list := []any{}
-	for d.dec.More() {
-		v, err := d.value(path+"["+strconv.Itoa(len(list))+"]", depth+1)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	_, err := d.dec.Token()
-	return list, err
-}
-
-func (d *decoder) object(path string, depth int) (any, error) {
-	o := NewObject()
-	for d.dec.More() {
-		token, err := d.dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		key, ok := token.(string)
-		if !ok {
-			return nil, errors.New("the key of an object must be a string")
-		}
-		at := path + Member(key)
-		if d.offsets != nil {
-			d.offsets[at] = int(d.dec.InputOffset())
-		}
-		v, err := d.value(at, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		o.Set(key, v)
-	}
-	_, err := d.dec.Token()
-	return o, err
-}
 
 // Member writes a step into an object as osbuild's error ids do.
 func Member(key string) string {
@@ -266,7 +145,9 @@ func floatRepr(f float64) string {
 
 func dumpString(b *bytes.Buffer, s string) {
 	b.WriteByte('"')
-	for _, r := range s {
+	for i := 0; i < len(s); {
+		r, size := decodeRune(s[i:])
+		i += size
 		switch r {
 		case '"', '\\':
 			b.WriteByte('\\')
@@ -285,7 +166,7 @@ func dumpString(b *bytes.Buffer, s string) {
 			switch {
 			case r >= ' ' && r <= '~':
 				b.WriteByte(byte(r))
-			case r > 0xffff && r != utf8.RuneError:
+			case r > 0xffff:
 				high, low := utf16.EncodeRune(r)
 				fmt.Fprintf(b, `\u%04x\u%04x`, high, low)
 			default:
@@ -295,6 +176,10 @@ func dumpString(b *bytes.Buffer, s string) {
 	}
 	b.WriteByte('"')
 }
+
+// Finite says whether a number fits a float, if it is one: 1e400 does not, and
+// Python writes it as Infinity, which is not JSON.
+func Finite(n json.Number) bool { return !strings.Contains(number(string(n)), "Inf") }
 
 // Plain turns a decoded value into Go's own maps and lists, for libraries.
 func Plain(v any) any {
@@ -311,6 +196,9 @@ func Plain(v any) any {
 			list[i] = Plain(item)
 		}
 		return list
+	case json.Number:
+		// Python's spelling, in which a float can be told from an int.
+		return json.Number(number(string(v)))
 	}
 	return v
 }
