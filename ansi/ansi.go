@@ -26,12 +26,14 @@ const (
 const maxSequence = 4096
 
 // Stripper makes plain text of a stream that comes in pieces. Lines end with
-// "\n" alone: a carriage return that moves back to the line's start ends the
-// line too, so that nothing is lost. The zero value is ready for use.
+// "\n" alone: a line with text in it ends, too, where the cursor is moved back
+// to its start or elsewhere, so that nothing is lost. The zero value is ready
+// for use.
 type Stripper struct {
 	state  state
-	length int    // bytes of the control sequence so far
-	cr     bool   // a carriage return is held back until the next byte
+	length int    // characters of the control sequence so far
+	text   bool   // the line has text
+	moved  bool   // the cursor was moved since
 	rest   []byte // an incomplete UTF-8 sequence
 }
 
@@ -67,14 +69,14 @@ func (s *Stripper) each(chunk []byte, emit func(r rune, moved bool)) {
 		}
 		switch {
 		case r == '\r':
-			s.cr = true
+			s.moved = s.text
 		case r == '\n':
-			s.cr = false
+			s.text, s.moved = false, false
 			emit(r, false)
 		case r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)):
 		default:
-			moved := s.cr
-			s.cr = false
+			moved := s.moved
+			s.text, s.moved = true, false
 			emit(r, moved)
 		}
 	}
@@ -115,7 +117,12 @@ func (s *Stripper) swallow(r rune) bool {
 		case r == '\n' || r == '\r':
 			s.state = ground
 			return false
-		case s.state == control && r >= '@' && r <= '~', s.state == short && r >= '0' && r <= '~':
+		case s.state == control && r >= '@' && r <= '~':
+			s.state = ground
+			if r == 'H' || r == 'f' { // CUP, HVP: the cursor goes to a place
+				s.moved = s.text
+			}
+		case s.state == short && r >= '0' && r <= '~':
 			s.state = ground
 		}
 	case str:

@@ -11,6 +11,8 @@ func TestStrip(t *testing.T) {
 		{"plain", "hello\n", "hello\n"},
 		{"colour", "[\x1b[0;32m  OK  \x1b[0m] Reached \x1b[0;1;39mmulti-user.target\x1b[0m", "[  OK  ] Reached multi-user.target"},
 		{"line ends", "a\r\nb\r\r\nc\rd", "a\nb\nc\nd"},
+		{"menu", "\x1b[Hmenu\x1b[2;3Hitem\x1b[H\x1b[J", "menu\nitem"},
+		{"return at the start", "\rtext", "text"},
 		{"title", "\x1b]0;title\x07text\x1b]2;other\x1b\\more", "textmore"},
 		{"character set", "\x1b(Btext\x1b)0", "text"},
 		{"reset and keypad", "\x1bc\x1b=\x1b7text", "text"},

@@ -15,7 +15,8 @@ import (
 )
 
 // Options says what to boot and how. The zero value of every field but Image
-// is usable.
+// is usable. What the guest writes goes to unnamed files in $TMPDIR (/var/tmp if
+// that is not set), which can grow as large as the image.
 type Options struct {
 	// Image is the path of a raw, qcow2, vmdk, vdi, vpc or vhdx disk image.
 	Image string
@@ -31,6 +32,8 @@ type Options struct {
 	Check bool
 	// Timeout bounds Run with Check; 0 means five minutes.
 	Timeout time.Duration
+	// SSHPort of 127.0.0.1 leads to port 22 of the machine; 0 means none does.
+	SSHPort int
 	// Stdin is what Run types into an interactive machine; nil types nothing.
 	Stdin io.Reader
 	// Stdout gets the console as it comes, or with Check only the verdict.
@@ -42,8 +45,9 @@ type Options struct {
 // tailLines is how much of the console an error shows.
 const tailLines = 30
 
-// booted matches a finished boot. A kernel message may follow the prompt on its line.
-const booted = `login: \s*$|login: \[ *\d|Reached target [^\n]*(?:Multi-User|multi-user)`
+// booted matches a finished boot. Anything may follow the prompt on its line: the
+// kernel and systemd write there as well.
+const booted = `(?m:^)(?:\S+ )?login: |Reached target [^\n]*(?:Multi-User|multi-user)`
 
 // stuck matches consoles that will not get to a login prompt.
 const stuck = `Kernel panic|No bootable (?:device|option)|grub rescue>|You are in emergency mode|\(initramfs\) $|Shell> $`
@@ -93,6 +97,8 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("memory of %d MiB is negative", o.Memory)
 	case o.CPUs < 0:
 		return o, fmt.Errorf("number of processors %d is negative", o.CPUs)
+	case o.SSHPort < 0 || o.SSHPort > 65535:
+		return o, fmt.Errorf("there is no port %d: use 1 to 65535", o.SSHPort)
 	case o.Timeout < 0:
 		return o, fmt.Errorf("timeout %s is negative", o.Timeout)
 	}
@@ -122,7 +128,7 @@ func check(ctx context.Context, o Options, h host) error {
 		return timeoutError(ctx, o, err)
 	}
 	defer m.Close()
-	seen, err := m.Expect(limited, verdictPattern)
+	_, seen, err := m.expect(limited, verdictPattern)
 	took := time.Since(m.started)
 	if err != nil {
 		return timeoutError(ctx, o, err)
@@ -152,19 +158,27 @@ func timeoutError(ctx context.Context, o Options, err error) error {
 }
 
 func interact(ctx context.Context, o Options, h host) (err error) {
-	fmt.Fprintln(o.Stderr, "Ctrl-A X ends the machine")
+	fmt.Fprintln(o.Stderr, "Ctrl-A X ends the machine; its changes are thrown away")
+	f, keyboard := o.Stdin.(*os.File)
+	keyboard = keyboard && term.IsTerminal(int(f.Fd()))
+	if keyboard {
+		o.Stdout = &calm{w: o.Stdout}
+	}
 	m, err := start(ctx, o, h)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	// Raw mode only now: until the machine talks, Ctrl-C still interrupts us.
-	if f, ok := o.Stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if keyboard {
 		before, err := term.MakeRaw(int(f.Fd()))
 		if err != nil {
 			return fmt.Errorf("cannot put the terminal into raw mode: %w", err)
 		}
-		defer term.Restore(int(f.Fd()), before)
+		defer func() {
+			err = errors.Join(err, term.Restore(int(f.Fd()), before))
+			fmt.Fprint(o.Stdout, "\x1b[0m\n") // the guest may have left a colour
+		}()
 	}
 	if o.Stdin != nil {
 		// Raw bytes, not Send: the user's Ctrl-A is meant for QEMU. The end of
@@ -172,8 +186,8 @@ func interact(ctx context.Context, o Options, h host) (err error) {
 		go io.Copy(m.stdin, o.Stdin)
 	}
 	<-m.done
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if m.exit != nil {
 		return m.ended()

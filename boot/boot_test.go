@@ -63,6 +63,9 @@ func sector(t *testing.T, text string, echo bool) []byte {
 	return append(append(code, make([]byte, 510-len(code))...), 0x55, 0xaa)
 }
 
+// prompt is at the start of a line: SeaBIOS does not end its own.
+const prompt = "\r\ntesthost login: "
+
 // image writes a raw disk of 1 MiB; the comma tries the quoting of options.
 func image(t *testing.T, start []byte) string {
 	t.Helper()
@@ -103,10 +106,14 @@ func TestCheck(t *testing.T) {
 		verdict string // pattern of the line on Stdout
 		errors  []string
 	}{
-		{name: "login", start: sector(t, "\x1b[1mtesthost\x1b[0m login: ", false),
+		{name: "login", start: sector(t, "\r\n\x1b[1mtesthost\x1b[0m login: ", false),
 			verdict: `^boots: login prompt after \d+\.\d s \(tcg, bios\)\n$`},
-		{name: "login and kernel message", start: sector(t, "testhost login: [   12.3] random: ready\r\n", false),
+		{name: "login and kernel message", start: sector(t, "\r\ntesthost login: [   12.3] random: ready\r\n", false),
 			verdict: `^boots: login prompt after `},
+		{name: "login and systemd message", start: sector(t, "\r\nlogin: [  OK  ] Started cron.service\r\n", false),
+			verdict: `^boots: login prompt after `},
+		{name: "not a prompt", start: sector(t, "\r\nno such login: here\r\nKernel panic\r\n", false),
+			errors: []string{`the console says "Kernel panic"`}},
 		{name: "target", start: sector(t, "[  OK  ] Reached target \x1b[0;1;39mmulti-user.target\x1b[0m - Multi-User System.\r\n", false),
 			verdict: `^boots: multi-user target after \d+\.\d s \(tcg, bios\)\n$`},
 		{name: "silent", start: sector(t, "", false), timeout: 5 * time.Second,
@@ -155,7 +162,7 @@ func TestCheck(t *testing.T) {
 
 func TestConversation(t *testing.T) {
 	clean(t)
-	m, err := Start(t.Context(), Options{Image: image(t, sector(t, "\r\ntesthost login: ", true)), Accel: "tcg", Memory: 64})
+	m, err := Start(t.Context(), Options{Image: image(t, sector(t, prompt, true)), Accel: "tcg", Memory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +205,7 @@ func TestInteractiveEndsWithCtrlAX(t *testing.T) {
 	// The keys are pressed once the prompt has been seen.
 	out := &trigger{pattern: "login: ", act: func() { io.WriteString(write, "\x01x") }}
 	var messages bytes.Buffer
-	err := Run(t.Context(), Options{Image: image(t, sector(t, "testhost login: ", false)), Accel: "tcg",
+	err := Run(t.Context(), Options{Image: image(t, sector(t, prompt, false)), Accel: "tcg",
 		Memory: 64, Stdin: read, Stdout: out, Stderr: &messages})
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +213,7 @@ func TestInteractiveEndsWithCtrlAX(t *testing.T) {
 	if !strings.Contains(out.seen.String(), "testhost login: ") {
 		t.Errorf("console is %q", &out.seen)
 	}
-	if got := messages.String(); got != "Ctrl-A X ends the machine\n" {
+	if got := messages.String(); got != "Ctrl-A X ends the machine; its changes are thrown away\n" {
 		t.Errorf("messages are %q", got)
 	}
 }
@@ -249,7 +256,7 @@ func TestUEFI(t *testing.T) {
 }
 
 func TestFormats(t *testing.T) {
-	raw := image(t, sector(t, "testhost login: ", false))
+	raw := image(t, sector(t, prompt, false))
 	for _, format := range []string{"raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "vpc -o subformat=fixed"} {
 		t.Run(format, func(t *testing.T) {
 			clean(t)
@@ -307,6 +314,7 @@ func TestRefusedOptions(t *testing.T) {
 		"unknown firmware":     {Image: path, Firmware: "coreboot"},
 		"memory of -1":         {Image: path, Memory: -1},
 		"number of processors": {Image: path, CPUs: -1},
+		"no port 65536":        {Image: path, SSHPort: 65536},
 		"timeout -1s":          {Image: path, Timeout: -time.Second},
 	} {
 		if err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
@@ -385,7 +393,7 @@ func TestFallback(t *testing.T) {
 				h.silence = time.Minute
 			}
 			var out, messages bytes.Buffer
-			err := run(t.Context(), Options{Image: image(t, sector(t, "testhost login: ", false)), Memory: 64,
+			err := run(t.Context(), Options{Image: image(t, sector(t, prompt, false)), Memory: 64,
 				Check: true, Stdout: &out, Stderr: &messages}, h)
 			if err != nil || !strings.Contains(out.String(), "(tcg, bios)") {
 				t.Errorf("got %q, %v", &out, err)
@@ -408,31 +416,15 @@ func TestQEMUFails(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	clean(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	out := &trigger{pattern: "login: ", act: cancel}
-	err := Run(ctx, Options{Image: image(t, sector(t, "testhost login: ", false)), Accel: "tcg", Memory: 64, Stdout: out})
-	if !errors.Is(err, context.Canceled) {
+	interrupted := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &trigger{pattern: "login: ", act: func() { cancel(interrupted) }}
+	err := Run(ctx, Options{Image: image(t, sector(t, prompt, false)), Accel: "tcg", Memory: 64, Stdout: out})
+	if !errors.Is(err, interrupted) {
 		t.Errorf("got %v", err)
 	}
-}
-
-func TestCleaner(t *testing.T) {
-	for in, want := range map[string]string{
-		"a\r\nb\r\r\nc\rd":                  "a\nb\nc\nd",
-		"\x1b[0;32mok\x1b[0m \x1b(Bx":       "ok x",
-		"\x1b]0;title\x07a\x1b]8;;u\x1b\\b": "ab",
-		"\x1b]lost\nkept":                   "\nkept",
-		"menu\x1b[2;3Hitem\x1b[H\x1b[J":     "menu\nitem\n",
-		"bell\x07\x00\x7f\ttab":             "bell\ttab",
-	} {
-		var c cleaner
-		var got []byte
-		for _, b := range []byte(in) {
-			got = c.add(got, b)
-		}
-		if string(got) != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
+	if err := Run(ctx, Options{Image: image(t, nil), Accel: "tcg", Check: true}); !errors.Is(err, interrupted) {
+		t.Errorf("after the interrupt: %v", err)
 	}
 }
 

@@ -5,7 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"unicode"
+
+	"github.com/ossify/ossify/ansi"
 )
 
 // consoleLimit is how many cleaned bytes a console keeps.
@@ -18,7 +19,7 @@ type console struct {
 	first chan struct{} // closed at the first byte
 
 	mu     sync.Mutex
-	clean  cleaner
+	clean  ansi.Stripper
 	text   []byte
 	taken  int // how much of text was matched
 	change chan struct{}
@@ -38,9 +39,7 @@ func (c *console) Write(p []byte) (int, error) {
 			close(c.first)
 		}
 	}
-	for _, b := range p {
-		c.text = c.clean.add(c.text, b)
-	}
+	c.text = append(c.text, c.clean.Strip(p)...)
 	if over := len(c.text) - consoleLimit; over > 0 {
 		c.text = append(c.text[:0], c.text[over:]...)
 		c.taken = max(0, c.taken-over)
@@ -70,16 +69,18 @@ func (c *console) any() bool {
 	}
 }
 
-func (c *console) take(pattern *regexp.Regexp) (string, bool) {
+// take looks for the pattern in what was not taken yet, and takes all up to the
+// match's end.
+func (c *console) take(pattern *regexp.Regexp) (text, match string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := pattern.FindIndex(c.text[c.taken:])
 	if at == nil {
-		return "", false
+		return "", "", false
 	}
-	found := string(c.text[c.taken+at[0] : c.taken+at[1]])
+	text = string(c.text[c.taken : c.taken+at[1]])
 	c.taken += at[1]
-	return found, true
+	return text, text[at[0]:], true
 }
 
 func (c *console) tail(n int) string {
@@ -88,107 +89,9 @@ func (c *console) tail(n int) string {
 	c.mu.Unlock()
 	var lines []string
 	for line := range strings.Lines(text) {
-		if line = printable(line); line != "" {
+		if line = strings.TrimRight(line, " \t\n"); line != "" {
 			lines = append(lines, line)
 		}
 	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
-// printable makes one line fit for a message.
-func printable(line string) string {
-	return strings.TrimRight(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case unicode.IsControl(r):
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(line, "?")), " ")
-}
-
-// cleaner drops terminal control sequences (ECMA-48) from a stream, wherever
-// it is cut, and makes every kind of line end "\n".
-type cleaner struct {
-	in byte // what the next byte belongs to: one of the in constants
-	cr bool // a carriage return is held back
-}
-
-const (
-	inText    byte = iota
-	inEscape       // after ESC
-	inCSI          // ESC [ up to its final byte
-	inString       // ESC ] P X ^ _ up to BEL or ESC \
-	inCharset      // ESC ( ) and kin up to the final byte
-)
-
-// add appends to text what b means.
-func (c *cleaner) add(text []byte, b byte) []byte {
-	if b == 0x1b {
-		c.in = inEscape
-		return text
-	}
-	switch c.in {
-	case inEscape:
-		switch {
-		case b == '[':
-			c.in = inCSI
-		case strings.IndexByte("]PX^_", b) >= 0:
-			c.in = inString
-		case b >= 0x20 && b <= 0x2f:
-			c.in = inCharset
-		default:
-			c.in = inText
-		}
-		return text
-	case inCSI:
-		if b >= 0x40 && b <= 0x7e {
-			c.in = inText
-			if b == 'H' || b == 'f' { // the cursor goes elsewhere
-				return newline(text)
-			}
-			return text
-		}
-		if b >= 0x20 && b < 0x40 {
-			return text
-		}
-		c.in = inText // not a sequence after all
-	case inString:
-		// Line ends show a string that lost its end; text must not vanish in it.
-		if b != 0x07 && b != '\n' {
-			return text
-		}
-		c.in = inText
-		if b == 0x07 {
-			return text
-		}
-	case inCharset:
-		if b >= 0x30 {
-			c.in = inText
-		}
-		return text
-	}
-	if b == '\r' {
-		c.cr = true
-		return text
-	}
-	if c.cr {
-		c.cr = false
-		if b != '\n' {
-			text = newline(text)
-		}
-	}
-	if b < 0x20 && b != '\n' && b != '\t' || b == 0x7f {
-		return text
-	}
-	return append(text, b)
-}
-
-// newline ends the line unless it is empty.
-func newline(text []byte) []byte {
-	if len(text) == 0 || text[len(text)-1] == '\n' {
-		return text
-	}
-	return append(text, '\n')
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -32,12 +30,11 @@ type Machine struct {
 	console *console
 	stdin   io.WriteCloser
 	cancel  context.CancelFunc
-	dir     string // overlay and firmware variables
 
-	done     chan struct{} // closed after exit and removal
+	done     chan struct{} // closed after exit
 	exit     error         // of QEMU, valid after done
 	messages *console      // of QEMU itself
-	removal  error         // of dir, valid after done
+	commands int           // given with Command
 }
 
 // Start boots o.Image; o.Check and o.Timeout are not looked at except that
@@ -102,7 +99,7 @@ func (m *Machine) orTCG(ctx context.Context, o Options, h host, disk disk, fw fi
 		why = "did not start: " + m.ended().Error()
 	case <-limit.C:
 	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), m.Close())
+		return nil, errors.Join(context.Cause(ctx), m.Close())
 	}
 	if err := m.Close(); err != nil {
 		return nil, err
@@ -111,43 +108,34 @@ func (m *Machine) orTCG(ctx context.Context, o Options, h host, disk disk, fw fi
 	return launch(ctx, o, h, disk, fw, "tcg")
 }
 
-// launch starts one QEMU; it and its temporary files are gone when done closes.
+// launch starts one QEMU, which is gone when done closes. Its temporary files
+// have no names, so that not even a killed machine leaves some.
 func launch(ctx context.Context, o Options, h host, disk disk, fw firmware, accel string) (*Machine, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	dir, err := temporaryDir()
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a directory for the machine's changes: %w; set TMPDIR to a writable one", err)
-	}
-	vars := ""
-	if fw.code != "" {
-		vars = filepath.Join(dir, "vars")
-		if err := copyFile(vars, fw.vars); err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot copy the firmware's variables: %w", err), os.RemoveAll(dir))
-		}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	m := &Machine{accel: accel, cancel: cancel, dir: dir, done: make(chan struct{}),
+	m := &Machine{accel: accel, cancel: cancel, done: make(chan struct{}),
 		console: newConsole(nil), messages: newConsole(nil)}
 	if !o.Check {
 		m.console = newConsole(o.Stdout)
 	}
-	cmd := exec.CommandContext(ctx, h.qemu, arguments(o, disk, fw, vars, accel)...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd := exec.CommandContext(ctx, h.qemu, arguments(o, disk, fw, accel)...)
 	cmd.Stdout, cmd.Stderr = m.console, m.messages
 	cmd.WaitDelay = 5 * time.Second
 	// A group of its own keeps the terminal's signals to us, who then end it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if m.stdin, err = cmd.StdinPipe(); err != nil {
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
 		cancel()
-		return nil, errors.Join(fmt.Errorf("cannot connect to QEMU: %w", err), os.RemoveAll(dir))
+		return nil, fmt.Errorf("cannot connect to QEMU: %w", err)
 	}
+	m.stdin = stdin
 	failed := make(chan error, 1)
 	go m.live(cmd, failed)
 	if err := <-failed; err != nil {
 		<-m.done
-		return nil, errors.Join(fmt.Errorf("cannot start %s: %w", h.qemu, err), m.removal)
+		return nil, fmt.Errorf("cannot start %s: %w", h.qemu, err)
 	}
 	return m, nil
 }
@@ -165,17 +153,20 @@ func (m *Machine) live(cmd *exec.Cmd, failed chan<- error) {
 	if err == nil {
 		m.exit = cmd.Wait()
 	}
-	if err := os.RemoveAll(m.dir); err != nil {
-		m.removal = fmt.Errorf("cannot remove the machine's temporary files: %w", err)
-	}
 }
 
-// Expect waits until pattern matches the console and returns the match; the
-// next Expect looks behind it. The text has no control sequences and its lines
-// end in "\n"; what lies more than 256 KiB back is forgotten. "$" is the end
-// of what has been printed so far. The error, when the machine or ctx ended,
-// carries the last lines.
+// Expect waits until pattern matches the console and returns the text up to the
+// end of the match; the next Expect looks behind it. The text has no control
+// sequences and its lines end in "\n"; what lies more than 256 KiB back is
+// forgotten. "$" is the end of what has been printed so far. The error, when the
+// machine or ctx ended, carries the last lines.
 func (m *Machine) Expect(ctx context.Context, pattern *regexp.Regexp) (string, error) {
+	text, _, err := m.expect(ctx, pattern)
+	return text, err
+}
+
+// expect is Expect that returns the match, too.
+func (m *Machine) expect(ctx context.Context, pattern *regexp.Regexp) (text, match string, err error) {
 	for {
 		// Ask whether it ended before looking: its last words then are there.
 		ended := false
@@ -185,14 +176,14 @@ func (m *Machine) Expect(ctx context.Context, pattern *regexp.Regexp) (string, e
 		default:
 		}
 		changed := m.console.changed()
-		if found, ok := m.console.take(pattern); ok {
-			return found, nil
+		if text, match, ok := m.console.take(pattern); ok {
+			return text, match, nil
 		}
-		if err := ctx.Err(); err != nil {
-			return "", fmt.Errorf("%w\n%s", err, m.Tail(tailLines))
+		if ctx.Err() != nil {
+			return "", "", fmt.Errorf("%w\n%s", context.Cause(ctx), m.Tail(tailLines))
 		}
 		if ended {
-			return "", fmt.Errorf("%w\n%s", m.ended(), m.Tail(tailLines))
+			return "", "", fmt.Errorf("%w\n%s", m.ended(), m.Tail(tailLines))
 		}
 		select {
 		case <-changed:
@@ -237,35 +228,10 @@ func (m *Machine) Send(text string) error {
 // control sequences.
 func (m *Machine) Tail(n int) string { return m.console.tail(n) }
 
-// Close ends the machine, if it still runs, and removes its temporary files.
-// It may be called again; the error is about the files.
+// Close ends the machine, if it still runs, and waits until it is gone. It may be
+// called again; the error is always nil.
 func (m *Machine) Close() error {
 	m.cancel()
 	<-m.done
-	return m.removal
-}
-
-// temporaryDir prefers a place on disk: the overlay holds all the guest writes.
-func temporaryDir() (string, error) {
-	if os.Getenv("TMPDIR") == "" {
-		if dir, err := os.MkdirTemp("/var/tmp", "ossify-boot-"); err == nil {
-			return dir, nil
-		}
-	}
-	return os.MkdirTemp("", "ossify-boot-")
-}
-
-func copyFile(to, from string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, in)
-	return err
+	return nil
 }

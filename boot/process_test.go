@@ -66,7 +66,7 @@ func public(t *testing.T) string {
 func TestReadOnlyImage(t *testing.T) {
 	dir := public(t)
 	path := filepath.Join(dir, "disk")
-	if err := os.WriteFile(path, append(sector(t, "testhost login: ", false), make([]byte, 1<<20)...), 0o444); err != nil {
+	if err := os.WriteFile(path, append(sector(t, prompt, false), make([]byte, 1<<20)...), 0o444); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
@@ -85,7 +85,7 @@ func TestReadOnlyImage(t *testing.T) {
 func TestDiesWithParent(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
-	cmd.Env = append(os.Environ(), startVariable+"="+image(t, sector(t, "testhost login: \r\n", false)), "TMPDIR="+dir)
+	cmd.Env = append(os.Environ(), startVariable+"="+image(t, sector(t, prompt+"\r\n", false)), "TMPDIR="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +107,9 @@ func TestDiesWithParent(t *testing.T) {
 	cmd.Wait()
 	for range 600 {
 		if len(users(t, dir)) == 0 {
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("temporary files stay: %v, %v", left, err)
+			}
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -114,7 +117,7 @@ func TestDiesWithParent(t *testing.T) {
 	t.Errorf("still running: %v", users(t, dir))
 }
 
-// users lists the emulators whose TMPDIR lies in dir.
+// users lists the emulators whose TMPDIR is dir.
 func users(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -123,7 +126,12 @@ func users(t *testing.T, dir string) (found []string) {
 	}
 	for _, path := range all {
 		// Processes of others and those just gone cannot be read.
-		if env, err := os.ReadFile(path); err == nil && bytes.Contains(env, []byte("TMPDIR="+dir+"/ossify-boot-")) {
+		env, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(append([]byte{0}, env...), []byte("\x00TMPDIR="+dir+"\x00")) {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if err == nil && bytes.Contains(line, []byte("-serial")) {
 			found = append(found, path)
 		}
 	}

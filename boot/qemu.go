@@ -12,12 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arguments is QEMU's command line; vars is the writable copy of fw.vars.
-func arguments(o Options, d disk, fw firmware, vars, accel string) []string {
+// arguments is QEMU's command line.
+func arguments(o Options, d disk, fw firmware, accel string) []string {
 	// TCG's largest processor lets every distribution start; five-level paging only costs.
 	cpu := "max,la57=off"
 	if accel == "kvm" {
 		cpu = "host"
+	}
+	network := "user,id=net"
+	if o.SSHPort != 0 {
+		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:22", o.SSHPort)
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config",
@@ -27,18 +31,20 @@ func arguments(o Options, d disk, fw firmware, vars, accel string) []string {
 		"-smp", strconv.Itoa(o.CPUs),
 		"-nographic", "-vga", "std",
 		"-serial", "mon:stdio",
-		"-no-reboot",
 		"-drive", "if=none,id=disk,snapshot=on,format=" + d.format + ",file=" + escape(d.path),
 		"-device", "virtio-blk-pci,drive=disk,bootindex=0",
 		"-device", "virtio-rng-pci",
-		"-netdev", "user,id=net",
+		"-netdev", network,
 		// No option ROM: the machine must not try the network for a system.
 		"-device", "virtio-net-pci,netdev=net,romfile=",
 	}
 	if fw.code != "" {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,readonly=on,format="+fw.format+",file="+escape(fw.code),
-			"-drive", "if=pflash,unit=1,format="+fw.format+",file="+escape(vars))
+			"-drive", "if=pflash,unit=1,snapshot=on,format="+fw.format+",file="+escape(fw.vars))
+	}
+	if o.Check {
+		args = append(args, "-no-reboot") // an image that restarts for ever does not boot
 	}
 	return args
 }

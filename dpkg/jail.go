@@ -51,6 +51,18 @@ func newJail(root string, env []string) (*jail, error) {
 // it and the namespace with the thread.
 func (j *jail) serve(ready chan<- error) {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread never ends, and what others read as the mounts
+		// of the process are its own: keep it busy and take another.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			j.serve(ready)
+		}()
+		<-done
+		runtime.UnlockOSThread()
+		return
+	}
 	ready <- j.enter()
 	for call := range j.calls {
 		call()

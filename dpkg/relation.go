@@ -42,7 +42,7 @@ func (a Alternatives) String() string {
 }
 
 var relationRE = regexp.MustCompile(
-	`^([a-zA-Z0-9][a-zA-Z0-9+.-]*)(?::([a-z0-9-]+))?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()]+)\s*\))?$`)
+	`^([a-zA-Z0-9][a-zA-Z0-9+.-]*)(?::([a-z0-9-]+))?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()<=>]+)\s*\))?$`)
 
 // ParseRelations parses the value of a dependency field of a binary package
 // (deb-control(5)).

@@ -33,6 +33,7 @@ func bootCommand() *cobra.Command {
 	f.IntVar(&o.Memory, "memory", 1024, "memory of the machine in MiB")
 	f.IntVar(&o.CPUs, "cpus", 2, "processors of the machine")
 	f.BoolVar(&o.Check, "check", false, "wait for the login prompt, print the time it took, and end")
+	f.IntVar(&o.SSHPort, "ssh-port", 0, "port of 127.0.0.1 that leads to the machine's port 22, 0 for none")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long --check waits")
 	return cmd
 }

@@ -83,7 +83,8 @@ func decodeBlock(d *lzma, out, raw []byte, check byte) error {
 		return err
 	}
 	sumBytes := checkBytes(check)
-	if end+sumBytes > len(raw) {
+	// The block is padded with zeros to a multiple of four bytes.
+	if gap := len(raw) - sumBytes - end; gap < 0 || gap > 3 || string(raw[end:end+gap]) != "\x00\x00\x00"[:gap] {
 		return errCorrupt
 	}
 	h, err := newCheck(check)
