@@ -63,7 +63,7 @@ func Install(ctx context.Context, set Set, root string, opts Options) (err error
 	began := time.Now()
 	// Scripts expect the usual mask.
 	defer unix.Umask(unix.Umask(0o022))
-	if err := prepareTree(root, in.arch); err != nil {
+	if err := prepareTree(root); err != nil {
 		return err
 	}
 	if err := in.install(ctx); err != nil {
@@ -73,7 +73,7 @@ func Install(ctx context.Context, set Set, root string, opts Options) (err error
 }
 
 // linkedDirs are the directories of merged /usr besides bin, sbin and lib, as
-// libc6 of each architecture knows them.
+// libc6 of each architecture knows them. They are made if a package uses them.
 var linkedDirs = map[string][]string{
 	"amd64": {"lib32", "lib64", "libx32"}, "i386": {"lib64", "libx32"}, "loong64": {"lib32", "lib64"},
 	"mips": {"lib32", "lib64"}, "mipsel": {"lib32", "lib64"}, "mips64el": {"lib32", "lib64", "libo32"},
@@ -82,7 +82,7 @@ var linkedDirs = map[string][]string{
 
 // prepareTree refuses a tree that has packages already and makes the links of
 // merged /usr, which have to be there before anything is unpacked.
-func prepareTree(root, arch string) error {
+func prepareTree(root string) error {
 	_, err := os.Lstat(filepath.Join(root, adminDir, "status"))
 	if err == nil {
 		return fmt.Errorf("the tree has packages already (%s/status): all are installed at once", adminDir)
@@ -90,23 +90,34 @@ func prepareTree(root, arch string) error {
 	if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for _, name := range append([]string{"bin", "sbin", "lib"}, linkedDirs[arch]...) {
-		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
-			return err
-		}
-		link, target := filepath.Join(root, name), "usr/"+name
-		err := os.Symlink(target, link)
-		if errors.Is(err, os.ErrExist) {
-			if got, _ := os.Readlink(link); strings.TrimPrefix(got, "/") == target {
-				continue
-			}
-			return fmt.Errorf("the tree has /%s, which is not a link to %s: packages need merged /usr", name, target)
-		}
-		if err != nil {
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chown(root, 0, 0); err != nil {
+		return err
+	}
+	for _, name := range []string{"bin", "sbin", "lib"} {
+		if err := mergeDir(root, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// mergeDir makes /usr/NAME and the link /NAME to it.
+func mergeDir(root, name string) error {
+	if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
+		return err
+	}
+	link, target := filepath.Join(root, name), "usr/"+name
+	err := os.Symlink(target, link)
+	if errors.Is(err, os.ErrExist) {
+		if got, _ := os.Readlink(link); strings.TrimPrefix(got, "/") == target {
+			return nil
+		}
+		return fmt.Errorf("the tree has /%s, which is not a link to %s: packages need merged /usr", name, target)
+	}
+	return err
 }
 
 func (in *installation) install(ctx context.Context) (err error) {
@@ -131,7 +142,7 @@ func (in *installation) install(ctx context.Context) (err error) {
 	if in.opts.ExcludeDocs {
 		exclude = isDoc
 	}
-	in.placer = newPlacer(in.tree, spoolFD, exclude)
+	in.placer = newPlacer(in.root, in.tree, spoolFD, in.arch, exclude)
 	spooled, stop := spool(ctx, spoolFD, slices.Concat(o.base, o.rest, o.kernels), exclude)
 	defer stop()
 	in.spooled = spooled

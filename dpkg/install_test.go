@@ -123,7 +123,7 @@ func withDpkg(t *testing.T, set Set) string {
 	root := treeDir(t)
 	began := time.Now()
 	defer unix.Umask(unix.Umask(0o022))
-	if err := prepareTree(root, hostArch(t)); err != nil {
+	if err := prepareTree(root); err != nil {
 		t.Fatal(err)
 	}
 	debs := filepath.Join(root, "debs")
@@ -146,9 +146,11 @@ func withDpkg(t *testing.T, set Set) string {
 	defer tree.close()
 	for _, p := range o.base {
 		entries := spoolOne(t, root, p)
-		pl := newPlacer(tree, entries.fd, func(string, bool) bool { return false })
+		pl := newPlacer(root, tree, entries.fd, hostArch(t), func(string, bool) bool { return false })
 		must(pl.place(p, entries.list, true))
 	}
+	// dpkg would take a directory for what is to be a link.
+	must(mergeDir(root, "lib64"))
 	// Only the files are wanted here; dpkg makes its database itself.
 	must(os.RemoveAll(filepath.Join(root, spoolName)))
 	for _, dir := range []string{"info", "triggers"} {

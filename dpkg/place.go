@@ -17,16 +17,19 @@ const newSuffix = ".dpkg-new"
 
 // placer moves spooled packages to their places, one after the other.
 type placer struct {
+	root    string
 	tree    *tree
 	spool   int // directory of spooled files
 	exclude func(name string, dir bool) bool
 	owners  map[string]*Package   // of every file that is no directory
 	lists   map[*Package][]string // files of each placed package
 	db      *database
+	// unlinked are the directories of merged /usr that are not made yet.
+	unlinked []string
 }
 
-func newPlacer(t *tree, spool int, exclude func(string, bool) bool) *placer {
-	return &placer{tree: t, spool: spool, exclude: exclude, owners: map[string]*Package{},
+func newPlacer(root string, t *tree, spool int, arch string, exclude func(string, bool) bool) *placer {
+	return &placer{root: root, tree: t, unlinked: slices.Clone(linkedDirs[arch]), spool: spool, exclude: exclude, owners: map[string]*Package{},
 		lists: map[*Package][]string{}, db: newDatabase(t)}
 }
 
@@ -130,11 +133,15 @@ func (p *Package) replacesFilesOf(q *Package) bool {
 // put makes one entry at target.
 func (pl *placer) put(p *Package, e entry, target string, n *names, bare bool) error {
 	uid, gid, mode := n.owner(e)
-	if e.name == "/" {
-		return pl.setRoot(uid, gid, mode)
-	}
-	if pl.exclude(e.name, e.hdr.Typeflag == tar.TypeDir) {
+	if e.name == "/" || pl.exclude(e.name, e.hdr.Typeflag == tar.TypeDir) {
 		return nil
+	}
+	top, _, _ := strings.Cut(target[1:], "/")
+	if i := slices.Index(pl.unlinked, top); i >= 0 {
+		if err := mergeDir(pl.root, top); err != nil {
+			return err
+		}
+		pl.unlinked = slices.Delete(pl.unlinked, i, i+1)
 	}
 	dir, base, err := pl.tree.at(target)
 	if errors.Is(err, unix.ENOENT) {
@@ -159,18 +166,6 @@ func (pl *placer) put(p *Package, e entry, target string, n *names, bare bool) e
 		return pl.node(dir, base, e, uid, gid, mode)
 	}
 	return fmt.Errorf("archive member of unknown type %q", e.hdr.Typeflag)
-}
-
-func (pl *placer) setRoot(uid, gid int, mode uint32) error {
-	fd, err := pl.tree.open("/", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Fchown(fd, uid, gid); err != nil {
-		return err
-	}
-	return unix.Fchmod(fd, mode)
 }
 
 // makeDir makes a directory; one that is there, or a link to one, stays as it

@@ -219,6 +219,9 @@ type SourceResult struct {
 	Results    []ItemResult `json:"results"`
 }
 
+// partialDir is the folder of a cache for content that is not verified yet.
+const partialDir = ".partial"
+
 // Source makes a table entry of a source. contentType names the folder of the
 // cache, such as "org.osbuild.files". fetch returns a result for each item.
 func Source(name, contentType string, fetch func(ctx context.Context, s *Service, d *Download) ([]ItemResult, error)) Module {
@@ -228,7 +231,7 @@ func Source(name, contentType string, fetch func(ctx context.Context, s *Service
 			return nil, nil, fmt.Errorf("decode download call: %w", err)
 		}
 		d.Cache = filepath.Join(d.Cache, contentType)
-		d.Tmp = filepath.Join(d.Cache, ".partial")
+		d.Tmp = filepath.Join(d.Cache, partialDir)
 		if err := os.MkdirAll(d.Tmp, 0o755); err != nil {
 			return nil, nil, err
 		}
@@ -278,7 +281,7 @@ func copySource(ctx context.Context, contentType string, raw json.RawMessage) ([
 		return nil, fmt.Errorf("decode copy call: %w", err)
 	}
 	from, to := filepath.Join(call.Cache, contentType), filepath.Join(call.DstCache, contentType)
-	if err := os.MkdirAll(to, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(to, partialDir), 0o755); err != nil {
 		return nil, err
 	}
 	var results []ItemResult
@@ -307,7 +310,7 @@ func copyItem(from, to, item string) (err error) {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.CreateTemp(filepath.Dir(to), ".copy-")
+	dst, err := os.CreateTemp(filepath.Join(filepath.Dir(to), partialDir), "copy-")
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/ossify/ossify/monitor"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -39,10 +38,6 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, scratch string, trees
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		return nil, nil, err
 	}
-	// One mount to detach at the end, with all that is mounted below it.
-	if err := unix.Mount(m.dir, m.dir, "", unix.MS_BIND, ""); err != nil {
-		return nil, nil, fmt.Errorf("mount inputs: %w", err)
-	}
 	var services []*sandbox.Service
 	server, err := sandbox.ServeStore(filepath.Join(scratch, "store"), &storeAPI{b: b, trees: trees, dir: m.dir})
 	release = func() error {
@@ -53,7 +48,7 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, scratch string, trees
 		if server != nil {
 			server.Close()
 		}
-		return errors.Join(append(errs, unix.Unmount(m.dir, unix.MNT_DETACH))...)
+		return errors.Join(append(errs, sandbox.UnmountBelow(m.dir))...)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, release())

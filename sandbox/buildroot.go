@@ -72,5 +72,6 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 		Bind{Source: "/sys", Target: "/sys"},
 		Tmpfs{Target: "/tmp", Mode: 0o1777},
 		Tmpfs{Target: "/run", Mode: 0o755},
+		Dir{Target: "/run/lock", Mode: 0o755}, // where /var/lock leads
 	)
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // connectTimeout is for each step until a connection can be used.
-const connectTimeout = 30 * time.Second
+const connectTimeout = 15 * time.Second
 
 // clients makes HTTP clients, one for each kind of TLS, and keeps them.
 type clients struct {
@@ -37,7 +37,8 @@ func (c *clients) get(item *curlItem) (*http.Client, error) {
 	kind := clientKind{insecure: item.Insecure}
 	if item.Secrets != nil {
 		if item.Secrets.Name != mtlsSecrets {
-			return nil, fmt.Errorf("secrets of %q are not supported: use %s with %s and %s in the environment", item.Secrets.Name, mtlsSecrets, envCert, envKey)
+			return nil, fmt.Errorf("secrets of %q are not supported: use %s with %s and %s in the environment, or osbuild's own org.osbuild.curl through --libdir",
+				item.Secrets.Name, mtlsSecrets, envCert, envKey)
 		}
 		kind.mtls = true
 	}
@@ -80,20 +81,46 @@ func newClient(kind clientKind) (*http.Client, error) {
 		}
 		proxy = http.ProxyURL(u)
 	}
-	return &http.Client{
-		CheckRedirect: checkRedirect,
-		Transport: &http.Transport{
-			Proxy:               proxy,
-			DialContext:         (&net.Dialer{Timeout: connectTimeout, KeepAlive: connectTimeout}).DialContext,
-			TLSClientConfig:     config,
-			TLSHandshakeTimeout: connectTimeout,
-			ForceAttemptHTTP2:   true,
-			MaxIdleConnsPerHost: parallel,
-			IdleConnTimeout:     connectTimeout,
-			// Checksums and ranges are of the bytes as the server has them.
-			DisableCompression: true,
-		},
-	}, nil
+	transport := &http.Transport{
+		Proxy:               proxy,
+		DialContext:         (&net.Dialer{Timeout: connectTimeout, KeepAlive: connectTimeout}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: connectTimeout,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: parallel,
+		IdleConnTimeout:     connectTimeout,
+		// Checksums and ranges are of the bytes as the server has them.
+		DisableCompression: true,
+	}
+	client := &http.Client{CheckRedirect: checkRedirect, Transport: transport}
+	if kind.mtls {
+		others := transport.Clone()
+		others.TLSClientConfig.Certificates = nil
+		client.Transport = &withCertificate{named: transport, others: others}
+	}
+	return client, nil
+}
+
+// withCertificate shows the client's certificate to servers that the manifest
+// names, and to none that they redirect to.
+type withCertificate struct{ named, others *http.Transport }
+
+// RoundTrip does one request.
+func (c *withCertificate) RoundTrip(req *http.Request) (*http.Response, error) {
+	first := req
+	for first.Response != nil && first.Response.Request != nil {
+		first = first.Response.Request // what led here
+	}
+	if first.URL.Scheme == req.URL.Scheme && first.URL.Host == req.URL.Host {
+		return c.named.RoundTrip(req)
+	}
+	return c.others.RoundTrip(req)
+}
+
+// CloseIdleConnections closes connections that are kept for the next request.
+func (c *withCertificate) CloseIdleConnections() {
+	c.named.CloseIdleConnections()
+	c.others.CloseIdleConnections()
 }
 
 func addMTLS(config *tls.Config) error {
@@ -130,5 +157,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return lasting{errors.New("more than 10 redirects")}
 	}
+	// The URL that leads elsewhere may carry a token in its query.
+	req.Header.Del("Referer")
 	return nil
 }

@@ -65,6 +65,9 @@ func (item *curlItem) urls() ([]*url.URL, error) {
 
 // curl downloads files.
 func curl(ctx context.Context, s *module.Service, d *module.Download) ([]module.ItemResult, error) {
+	if err := sweepPartials(d.Tmp, time.Now().Add(-partialAge)); err != nil {
+		return nil, err
+	}
 	dl := &downloader{Download: d, stall: 30 * time.Second, backoff: 500 * time.Millisecond}
 	defer dl.closeIdle()
 	return dl.all(ctx, s.Signal)
@@ -79,6 +82,7 @@ type downloader struct {
 	backoff time.Duration
 
 	clients  clients
+	hosts    hosts
 	progress progress
 }
 
@@ -169,7 +173,7 @@ func (dl *downloader) item(ctx context.Context, key string) (cached bool, err er
 	if err := json.Unmarshal(dl.Items[key], &item); err != nil {
 		return false, fmt.Errorf("%s: decode item: %w", key, err)
 	}
-	if dl.fromCache(c) {
+	if dl.fromCache(c, item.Size) {
 		return true, nil
 	}
 	urls, err := item.urls()
@@ -189,21 +193,23 @@ func (dl *downloader) item(ctx context.Context, key string) (cached bool, err er
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	// While we waited for the lock somebody else may have got it.
-	if dl.fromCache(c) {
+	if dl.fromCache(c, item.Size) {
 		return true, p.remove()
 	}
 	t := &transfer{downloader: dl, item: &item, client: client, partial: p}
 	return false, t.run(ctx, urls)
 }
 
-// fromCache counts content that is in the cache already.
-func (dl *downloader) fromCache(c checksum) bool {
+// fromCache counts content that is in the cache already. A file of another size
+// than the stated one, 0 if none is, was broken since and is fetched again.
+func (dl *downloader) fromCache(c checksum, size int64) bool {
 	n, ok := cachedSize(dl.Download, c)
-	if ok {
-		dl.progress.size(c.text, n)
-		dl.progress.bytes.Add(n)
+	if !ok || size > 0 && n != size {
+		return false
 	}
-	return ok
+	dl.progress.size(c.text, n)
+	dl.progress.bytes.Add(n)
+	return true
 }
 
 // closeIdle closes connections that are kept for the next request.

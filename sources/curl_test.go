@@ -1,9 +1,7 @@
 package sources
 
 import (
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -355,28 +353,13 @@ func TestCurlOnce(t *testing.T) {
 // TestCurlMTLS shows the server a client's certificate; the authority is the
 // environment's.
 func TestCurlMTLS(t *testing.T) {
-	w, dir := newWeb(t, true), t.TempDir()
-	pair := w.TLS.Certificates[0]
-	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for env, block := range map[string]*pem.Block{
-		envCert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]},
-		envCA:   {Type: "CERTIFICATE", Bytes: pair.Certificate[0]},
-		envKey:  {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		path := filepath.Join(dir, env)
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		t.Setenv(env, path)
-	}
+	w := newWeb(t, true)
+	setClientCertificate(t, w.Server)
 	item := map[string]any{"url": w.URL + "/ok/", "secrets": map[string]string{"name": mtlsSecrets}}
 	if r, _ := fetchOne(t, t.TempDir(), sha(content), item); !r.Success {
 		t.Errorf("%+v", r)
 	}
-	t.Setenv(envCA, filepath.Join(dir, envKey))
+	t.Setenv(envCA, os.Getenv(envKey))
 	if r, _ := fetchOne(t, t.TempDir(), sha(content), item); !strings.Contains(r.Error, "holds no certificate") {
 		t.Errorf("%+v", r)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ossify/ossify/module"
 	"golang.org/x/sys/unix"
@@ -143,4 +144,32 @@ func (p *partial) close() error {
 		err = p.remove()
 	}
 	return errors.Join(err, p.file.Close())
+}
+
+// partialAge is how long a partial file waits for somebody to go on with it.
+const partialAge = 30 * 24 * time.Hour
+
+// sweepPartials removes files that nobody has gone on with since then, and that
+// nobody holds. What cannot be removed is left for the next time.
+func sweepPartials(dir string, since time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || info.ModTime().After(since) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.Remove(path)
+		}
+		f.Close()
+	}
+	return nil
 }

@@ -45,12 +45,12 @@ type transfer struct {
 	counted int64
 }
 
-// run tries the URLs in turn, each up to 1+retries times, and publishes the
-// file. The error is that of the first URL, which is the one that people know.
+// run tries the URLs in turn, each up to 1+retries times or as long as more of
+// the file comes, and publishes the file. The error is that of the first URL, which is the one that people know.
 func (t *transfer) run(ctx context.Context, urls []*url.URL) error {
 	errs := make([]error, len(urls))
 	given := make([]bool, len(urls))
-	left := len(urls)
+	left, most := len(urls), t.partial.n
 	for round := 0; round <= retries && left > 0; round++ {
 		if round > 0 {
 			select {
@@ -63,21 +63,35 @@ func (t *transfer) run(ctx context.Context, urls []*url.URL) error {
 			if given[i] {
 				continue
 			}
+			if err := t.hosts.broken(u.Host); err != nil {
+				if errs[i] == nil {
+					errs[i] = fmt.Errorf("%s: not tried, as the server failed before: %w", u.Redacted(), err)
+				}
+				given[i] = true
+				left--
+				continue
+			}
 			err := t.try(ctx, u)
 			t.count()
 			if err == nil {
+				t.hosts.works(u.Host)
 				return nil
 			}
 			var other mismatch
 			if errs[i] = err; !errors.As(err, &other) { // that names the URL
 				errs[i] = fmt.Errorf("%s: %w", u.Redacted(), explain(err))
 			}
-			if isLasting(err) {
-				given[i] = true
-				left--
-			}
 			if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || ctx.Err() != nil {
 				return errs[i] // no other server mends that
+			}
+			switch {
+			case isLasting(err):
+				given[i] = true
+				left--
+			case t.partial.n > most: // slowly, but it gets on
+				most, round = t.partial.n, 0
+			case round == retries && isServerFault(err):
+				t.hosts.giveUp(u.Host, errs[i])
 			}
 		}
 	}
@@ -92,7 +106,7 @@ func (t *transfer) run(ctx context.Context, urls []*url.URL) error {
 func (t *transfer) try(ctx context.Context, u *url.URL) error {
 	for {
 		resumed := t.partial.n > 0
-		if max := t.item.Size; max > 0 && t.partial.n > max {
+		if t.partial.n > t.limit() {
 			if err := t.partial.restart(); err != nil {
 				return lasting{err}
 			}
@@ -166,7 +180,7 @@ func (t *transfer) fetch(ctx context.Context, u *url.URL, resumed *bool) error {
 	}
 	resp, err := t.client.Do(req)
 	if err != nil {
-		return cause(ctx, err)
+		return serverFault{cause(ctx, err)}
 	}
 	defer resp.Body.Close()
 	again, err := t.begin(resp)
@@ -209,7 +223,7 @@ func (t *transfer) begin(resp *http.Response) (again bool, err error) {
 		}
 	case code == http.StatusRequestedRangeNotSatisfiable && t.partial.n > 0:
 	case code >= 500 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout:
-		return false, fmt.Errorf("HTTP status %s; try again later, or another mirror with --mirror", status(resp))
+		return false, serverFault{fmt.Errorf("HTTP status %s; try again later, or another mirror with --mirror", status(resp))}
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return false, lasting{fmt.Errorf("HTTP status %s; the file is no longer there: make the manifest anew, or try another mirror with --mirror", status(resp))}
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
@@ -217,7 +231,7 @@ func (t *transfer) begin(resp *http.Response) (again bool, err error) {
 	default:
 		return false, lasting{fmt.Errorf("HTTP status %s, which is no answer to a download", status(resp))}
 	}
-	if max := t.item.Size; max > 0 && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable && resp.ContentLength > max-t.partial.n {
+	if resp.StatusCode != http.StatusRequestedRangeNotSatisfiable && resp.ContentLength > t.limit()-t.partial.n {
 		return false, t.tooLarge()
 	}
 	return false, nil
@@ -248,7 +262,7 @@ func (t *transfer) drain(ctx context.Context, r io.Reader, got func()) error {
 		n, err := r.Read(buf)
 		if n > 0 {
 			got()
-			if max := t.item.Size; max > 0 && t.partial.n+int64(n) > max {
+			if t.partial.n+int64(n) > t.limit() {
 				return t.tooLarge()
 			}
 			if _, err := t.partial.Write(buf[:n]); err != nil {
@@ -265,8 +279,23 @@ func (t *transfer) drain(ctx context.Context, r io.Reader, got func()) error {
 	}
 }
 
+// maxUnstated is how many bytes a file may have whose size nobody stated: no
+// server can fill the disk without an end.
+const maxUnstated = 64 << 30
+
+// limit is how many bytes the file may have.
+func (t *transfer) limit() int64 {
+	if t.item.Size > 0 {
+		return t.item.Size
+	}
+	return maxUnstated
+}
+
 func (t *transfer) tooLarge() error {
 	err := fmt.Errorf("the file is larger than the %d bytes that the manifest says; nothing was stored", t.item.Size)
+	if t.item.Size == 0 {
+		err = fmt.Errorf("the file is larger than %d bytes; if it has to be, state its \"size\" in the manifest", int64(maxUnstated))
+	}
 	return lasting{errors.Join(err, t.partial.restart())}
 }
 

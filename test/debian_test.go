@@ -86,7 +86,7 @@ func sum(t *testing.T, path string) string {
 
 var (
 	ranStages  = regexp.MustCompile(`stages: (\d+) ran, (\d+) cached`)
-	downloaded = regexp.MustCompile(`(\d+) downloaded`)
+	downloaded = regexp.MustCompile(`org\.osbuild\.curl .* (\d+) downloaded`)
 )
 
 // TestDebian builds a Debian image from packages, boots it with both firmwares
