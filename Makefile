@@ -7,21 +7,22 @@ PREFIX  ?= /usr/local
 SAMPLE  ?= samples/debian-minimal.toml
 
 export CGO_ENABLED = 1
-# Dependencies and the build cache are the user's own; nothing is written elsewhere.
 
-.PHONY: all build run test test-root lint bench install setup clean
+.PHONY: all build program run test lint bench install setup clean
 all: build
 
 setup:
 	scripts/setup build
 
-build: setup
+build: setup program
+
+program:
 	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" \
 		-ldflags '-s -w -extldflags -static -X main.version=$(VERSION)' -o build/ossify ./cmd/ossify
 
 run:
 	scripts/setup build run
-	$(MAKE) --no-print-directory build
+	$(MAKE) --no-print-directory program
 	build/ossify compose $(SAMPLE) -o output
 
 test:
@@ -32,9 +33,9 @@ lint: setup
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet -tags "$(TAGS)" ./...
 
-bench: 
+bench:
 	scripts/setup build run test bench
-	$(MAKE) --no-print-directory build
+	$(MAKE) --no-print-directory program
 	test/bench/run
 
 install:

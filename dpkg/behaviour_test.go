@@ -82,14 +82,15 @@ test "$touchme" = 0
 sleep 100000 &
 echo 12345 > /etc/machine-id
 echo log > /var/log/alternatives.log
-mkdir /etc/ssh
+mkdir /etc/ssh /etc/ssl /etc/ssl/private
 echo secret > /etc/ssh/ssh_host_rsa_key
+echo secret > /etc/ssl/private/ssl-cert-snakeoil.key
 `
 	root, log, err := install(t, system(t, testDeb{control: "Package: a", members: map[string]string{"postinst": postinst}}), Options{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}
-	for _, dir := range []string{"dev", "run", "tmp", "proc", "etc/ssh", "var/log"} {
+	for _, dir := range []string{"dev", "run", "tmp", "proc", "etc/ssh", "etc/ssl/private", "var/log"} {
 		if names, err := os.ReadDir(filepath.Join(root, dir)); err != nil || len(names) > 0 {
 			t.Errorf("/%s holds %v, %v; want it empty", dir, names, err)
 		}

@@ -21,6 +21,8 @@ var leftovers = []string{
 	"var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
 	// Every image would have the same keys; "ssh-keygen -A" makes new ones.
 	"etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub",
+	// And the same with "make-ssl-cert generate-default-snakeoil".
+	"etc/ssl/private/ssl-cert-snakeoil.key", "etc/ssl/certs/ssl-cert-snakeoil.pem",
 }
 
 // clean makes two installations of the same packages the same and sets files

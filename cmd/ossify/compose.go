@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ossify/ossify/compose"
@@ -136,12 +137,10 @@ func tellImage(path, kind string) {
 	}
 }
 
-// programName is how the user started this program.
+// programName is how the user started this program, before it started itself
+// in a user namespace.
 func programName() string {
-	if name := os.Getenv("OSSIFY_ARGV0"); name != "" {
-		return name
-	}
-	return "ossify"
+	return strings.TrimSuffix(os.Args[0], "-in-a-user-namespace")
 }
 
 // solverCommand runs a program of the package solver in a container that sees
