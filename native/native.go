@@ -6,7 +6,9 @@
 // starts two processes of this program for every stage. Go initialises packages
 // in the order of their import paths as far as dependencies allow (language
 // specification, "Program initialization"), so this one, which needs none of the
-// engine's, comes first. TestStartsBeforeTheEngine watches over that.
+// engine's, comes first. Sources start in main: they need net/http, which comes
+// late, and a build starts each of them once. TestStartsBeforeTheEngine watches
+// over that.
 package native
 
 import (
@@ -25,7 +27,6 @@ import (
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/runners"
 	"github.com/ossify/ossify/sandbox"
-	"github.com/ossify/ossify/sources"
 	"github.com/ossify/ossify/stages"
 )
 
@@ -33,7 +34,13 @@ func init() {
 	if sandbox.IsContainerInit() {
 		sandbox.ContainerInit()
 	}
-	m, ok := started()
+	Start(early()...)
+}
+
+// Start runs the module that this process was started as and exits, if it is in
+// one of the families.
+func Start(families ...Family) {
+	m, ok := started(families)
 	if !ok {
 		return
 	}
@@ -53,18 +60,19 @@ func exitStatus(err error) int {
 	return 1
 }
 
-// family is one folder of a libdir.
-type family struct {
-	folder, class string
-	table         []module.Module
-	schemas       embed.FS
+// Family is one folder of a libdir.
+type Family struct {
+	// Folder is its name in a libdir, Class what manifests call its members.
+	Folder, Class string
+	Table         []module.Module
+	Schemas       embed.FS
 }
 
-func families() []family {
-	return []family{
+// early are the families that a build starts for every stage.
+func early() []Family {
+	return []Family{
 		{"stages", "Stage", stages.All, stages.Schemas},
 		{"assemblers", "Assembler", assemblers.All, assemblers.Schemas},
-		{"sources", "Source", sources.All, sources.Schemas},
 		{"inputs", "Input", inputs.All, inputs.Schemas},
 		{"runners", "Runner", runners.All, runners.Schemas},
 	}
@@ -73,28 +81,29 @@ func families() []family {
 // started returns the module that this process was started as: by its name, and
 // by its family, which is the folder of a host service and a variable inside the
 // sandbox.
-func started() (module.Module, bool) {
+func started(families []Family) (module.Module, bool) {
 	name := filepath.Base(os.Args[0])
 	if !strings.HasPrefix(name, "org.") {
 		return module.Module{}, false
 	}
 	folder := filepath.Base(filepath.Dir(os.Args[0]))
 	class := os.Getenv(sandbox.ClassEnv)
-	for _, f := range families() {
-		if f.folder != folder && f.class != class {
+	for _, f := range families {
+		if f.Folder != folder && f.Class != class {
 			continue
 		}
-		if m, ok := module.Find(f.table, name); ok {
+		if m, ok := module.Find(f.Table, name); ok {
 			return m, true
 		}
 	}
 	return module.Module{}, false
 }
 
-// Libdir makes a libdir of this program's modules in dir, an empty directory. It
+// Libdir makes a libdir of this program's modules in dir, an empty directory:
+// those of this package and those of the other families. It
 // holds a copy of the program, so that a build goes on with what it started with
 // while the program is replaced.
-func Libdir(dir string) error {
+func Libdir(dir string, others ...Family) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
@@ -104,17 +113,17 @@ func Libdir(dir string) error {
 	if err := copyProgram(filepath.Join(dir, "bin", "ossify")); err != nil {
 		return err
 	}
-	for _, f := range families() {
-		folder := filepath.Join(dir, f.folder)
+	for _, f := range append(early(), others...) {
+		folder := filepath.Join(dir, f.Folder)
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			return err
 		}
-		for _, m := range f.table {
+		for _, m := range f.Table {
 			if err := os.Symlink("../bin/ossify", filepath.Join(folder, m.Name)); err != nil {
 				return err
 			}
 			meta := m.Name + ".meta.json"
-			data, err := fs.ReadFile(f.schemas, meta)
+			data, err := fs.ReadFile(f.Schemas, meta)
 			if err != nil {
 				return err
 			}

@@ -35,7 +35,7 @@ func TestLibdir(t *testing.T) {
 	if err := native.Libdir(dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"stages", "assemblers", "sources", "inputs", "runners"} {
+	for _, folder := range []string{"stages", "assemblers", "inputs", "runners"} {
 		metas, err := filepath.Glob(filepath.Join(dir, folder, "*.meta.json"))
 		if err != nil || len(metas) == 0 {
 			t.Errorf("%s: no modules (%v)", folder, err)
@@ -47,8 +47,8 @@ func TestLibdir(t *testing.T) {
 		}
 	}
 	// A host service without its socket says what it is.
-	out, err := exec.Command(filepath.Join(dir, "sources", "org.osbuild.curl")).CombinedOutput()
+	out, err := exec.Command(filepath.Join(dir, "inputs", "org.osbuild.tree")).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "host service") {
-		t.Errorf("org.osbuild.curl: %v\n%s", err, out)
+		t.Errorf("org.osbuild.tree: %v\n%s", err, out)
 	}
 }

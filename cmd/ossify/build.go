@@ -142,7 +142,7 @@ func nativeLibdir(s *store.Store) (string, error) {
 		return "", err
 	}
 	defer remove()
-	if err := native.Libdir(tmp); err != nil {
+	if err := native.Libdir(tmp, sourceModules()); err != nil {
 		return "", fmt.Errorf("install native modules: %w", err)
 	}
 	if err := os.Rename(tmp, dir); err != nil {

@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ossify/ossify/native"
 	"github.com/ossify/ossify/pipeline"
+	"github.com/ossify/ossify/sources"
 	"github.com/spf13/cobra"
 	"go.podman.io/storage/pkg/reexec"
 )
@@ -33,12 +35,18 @@ var errInterrupted = errors.New("interrupted")
 type usageError struct{ error }
 
 func main() {
+	native.Start(sourceModules())
 	if reexec.Init() {
 		return
 	}
 	ctx, stop := signalContext()
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// sourceModules are the native modules that package native leaves to main.
+func sourceModules() native.Family {
+	return native.Family{Folder: "sources", Class: "Source", Table: sources.All, Schemas: sources.Schemas}
 }
 
 // signalContext is cancelled by the first SIGINT, SIGTERM or SIGHUP. A later
