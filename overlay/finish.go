@@ -44,6 +44,9 @@ func Finish(upper string, epoch *int64) error {
 	if err != nil {
 		return fmt.Errorf("finish layer: %w", err)
 	}
+	if len(changed) <= 1 {
+		return nil // nothing but the root directory
+	}
 	if many {
 		return syncFilesystem(upper)
 	}

@@ -98,6 +98,8 @@ type builder struct {
 	slots    chan struct{}
 	roots    rootCache
 	trees    treeMounts
+	// cleanup removes what stages have left, beside the next ones.
+	cleanup errgroup.Group
 }
 
 // pipelineRun is a pipeline that is looked at in this build.
@@ -145,7 +147,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 			return r.err
 		})
 	}
-	err := errors.Join(group.Wait(), b.unmountAll())
+	err := errors.Join(group.Wait(), b.cleanup.Wait(), b.unmountAll())
 	return b.result(), err
 }
 
@@ -248,16 +250,23 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: true})
 	}
 	r.top = r.base
+	c := &chain{b: b}
 	var err error
 	for _, s := range p.Stages[r.first:] {
 		var res *StageResult
-		res, r.top, err = b.stage(ctx, s, r.top)
+		res, r.top, err = b.stage(ctx, c, s, r.top)
 		if res != nil {
 			r.result.Stages = append(r.result.Stages, res)
 		}
 		if err != nil {
 			break
 		}
+	}
+	if chainErr := c.wait(); err == nil {
+		err = chainErr
+	}
+	if err == nil && r.first < len(p.Stages) {
+		err = b.Store.ForgetFailed(p.Name)
 	}
 	b.Monitor.EndPipeline(p.Name, err == nil)
 	return err
@@ -269,7 +278,7 @@ func info(s *Stage) monitor.StageInfo {
 
 // stage makes the stage's checkpoint on base, unless another build has made it
 // meanwhile.
-func (b *builder) stage(ctx context.Context, s *Stage, base *store.Layer) (*StageResult, *store.Layer, error) {
+func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Layer) (*StageResult, *store.Layer, error) {
 	root, err := b.root(ctx, s.Pipeline)
 	if err != nil {
 		return nil, nil, err
@@ -289,8 +298,8 @@ func (b *builder) stage(ctx context.Context, s *Stage, base *store.Layer) (*Stag
 	if err != nil {
 		return nil, nil, err
 	}
-	defer unlock()
 	if layer, err := b.Store.Find(s.ID, b.keys[s]); err != nil || layer != nil {
+		unlock()
 		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: err == nil})
 		return &StageResult{Stage: s, Cached: true, Success: err == nil}, layer, err
 	}
@@ -298,12 +307,20 @@ func (b *builder) stage(ctx context.Context, s *Stage, base *store.Layer) (*Stag
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
 	case <-ctx.Done():
+		unlock()
 		return nil, nil, context.Cause(ctx)
 	}
-	return b.runStage(ctx, s, base, root, trees)
+	res, layer, err := b.runStage(ctx, c, s, base, root, trees)
+	if err != nil {
+		unlock()
+		return res, nil, err
+	}
+	c.name(s, layer, res, unlock)
+	return res, layer, nil
 }
 
-func (b *builder) runStage(ctx context.Context, s *Stage, base *store.Layer, root *preparedRoot, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
+// runStage runs the stage on a layer of its own, which it returns sealed.
+func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.Layer, root *preparedRoot, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
 	b.Monitor.BeginStage(info(s))
 	start := time.Now()
 	res := &StageResult{Stage: s}
@@ -311,14 +328,15 @@ func (b *builder) runStage(ctx context.Context, s *Stage, base *store.Layer, roo
 		res.Duration = time.Since(start)
 		b.Monitor.EndStage(info(s), monitor.StageResult{Success: res.Success, Duration: res.Duration})
 	}()
-	layer, err := b.Store.Create(base, b.keys[s])
+	layer, err := c.layer(s, base)
 	if err != nil {
 		return res, nil, err
 	}
+	c.prepare(s, layer)
 	kept := false
 	defer func() {
 		if err != nil && !kept {
-			err = errors.Join(err, b.Store.Delete(layer))
+			err = errors.Join(err, c.discard(), b.Store.Delete(layer))
 		}
 	}()
 	out := &capture{max: maxOutput, tee: func(p []byte) { b.Monitor.StageOutput(info(s), p) }}
@@ -328,19 +346,17 @@ func (b *builder) runStage(ctx context.Context, s *Stage, base *store.Layer, roo
 		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
 	if status != 0 {
+		if err := c.discard(); err != nil {
+			return res, nil, err
+		}
 		if err := b.Store.KeepFailed(layer, s.Pipeline.Name); err != nil {
 			return res, nil, err
 		}
 		kept = true
 		return res, nil, &StageFailed{Result: res, Status: status}
 	}
-	if err := b.Store.Commit(layer, s.ID, s.SourceEpoch, res.Metadata); err != nil {
+	if err := b.Store.Seal(layer, s.SourceEpoch); err != nil {
 		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
-	}
-	if s.Index == len(s.Pipeline.Stages)-1 {
-		if err := b.Store.ForgetFailed(s.Pipeline.Name); err != nil {
-			return res, nil, err
-		}
 	}
 	res.Success = true
 	return res, layer, nil

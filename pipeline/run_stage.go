@@ -180,7 +180,7 @@ func (b *builder) execute(ctx context.Context, s *Stage, layer *store.Layer, roo
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
+	defer b.cleanup.Go(remove)
 	tree, err := b.Store.Writable(layer)
 	if err != nil {
 		return 0, err

@@ -120,7 +120,7 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 }
 
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
-// Commit names it.
+// Name names it.
 func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 	parent := ""
 	if base != nil {
@@ -146,17 +146,27 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 	return l, nil
 }
 
-// Commit brings the layer's content to disk and names it. It is atomic: the
-// checkpoint exists with its whole content or not at all. epoch, in seconds,
-// bounds the times in it if it is not nil. metadata may be nil.
+// Commit seals the layer and names it.
 func (s *Store) Commit(l *Layer, name string, epoch *int64, metadata json.RawMessage) error {
+	if err := s.Seal(l, epoch); err != nil {
+		return err
+	}
+	return s.Name(l, name, metadata)
+}
+
+// Seal brings the layer's content, which nobody changes any more, to disk.
+// epoch, in seconds, bounds the times in it if it is not nil.
+func (s *Store) Seal(l *Layer, epoch *int64) error {
 	dirs, err := s.dirs(l.ID)
 	if err != nil {
 		return err
 	}
-	if err := overlay.Finish(dirs.upper, epoch); err != nil {
-		return err
-	}
+	return overlay.Finish(dirs.upper, epoch)
+}
+
+// Name makes a sealed layer the checkpoint of that name. It is atomic: the
+// checkpoint exists with its whole content or not at all. metadata may be nil.
+func (s *Store) Name(l *Layer, name string, metadata json.RawMessage) error {
 	if len(metadata) > 0 {
 		if err := s.storage.SetLayerBigData(l.ID, metaKey, bytes.NewReader(metadata)); err != nil {
 			return fmt.Errorf("store metadata of %s: %w", name, err)
@@ -168,7 +178,7 @@ func (s *Store) Commit(l *Layer, name string, epoch *int64, metadata json.RawMes
 	return nil
 }
 
-// Metadata returns what Commit was given for the layer, or nil.
+// Metadata returns what Name was given for the layer, or nil.
 func (s *Store) Metadata(l *Layer) (json.RawMessage, error) {
 	layer, err := s.storage.Layer(l.ID)
 	if err != nil {
