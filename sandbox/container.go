@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -145,6 +146,11 @@ func (c *Containers) Run(ctx context.Context, id, root string, cmd *Command) (st
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
+	// The death signal goes by the thread that started the process
+	// (PR_SET_PDEATHSIG(2const)), and libcontainer ends threads: this one
+	// stays with the container.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	container, err := libcontainer.Create(c.state, id, c.config(root, cmd))
 	if err != nil {
 		return 0, fmt.Errorf("create container: %w", err)

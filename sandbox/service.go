@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -23,6 +24,8 @@ type Service struct {
 	cmd    *exec.Cmd
 	output *tail
 	stop   func() bool
+	// ended gets how the process ended.
+	ended chan error
 }
 
 // StartService starts the executable at path as a host service named id, with
@@ -42,7 +45,20 @@ func StartService(ctx context.Context, path, libdir, dir, id string) (*Service, 
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	s.cmd.Env = append(os.Environ(), "PYTHONPATH="+libdir, "PYTHONUNBUFFERED=1")
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	s.ended = make(chan error, 1)
+	go func() {
+		// The death signal goes by the thread that started the process,
+		// so that thread must not end before it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			s.ended <- s.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -57,7 +73,7 @@ func StartService(ctx context.Context, path, libdir, dir, id string) (*Service, 
 // Close ends the service and waits for it.
 func (s *Service) Close() error {
 	s.conn.Shutdown()
-	err := s.cmd.Wait()
+	err := <-s.ended
 	s.stop()
 	s.conn.Close()
 	var exit *exec.ExitError
