@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 
 	"github.com/BurntSushi/toml"
 )
@@ -167,13 +166,13 @@ func ParseBlueprint(name string, data []byte) (*Blueprint, error) {
 
 // typeError is what the toml package says of a value of the wrong type; only
 // errors of syntax have their position apart.
-var typeError = regexp.MustCompile(`^toml: line ([0-9]+) \(last key "(.*)"\): (.*)$`)
+var typeError = pattern(`^toml: line ([0-9]+) \(last key "(.*)"\): (.*)$`)
 
 // positioned brings errors of the toml package into the form ":LINE: KEY: WHY".
 func positioned(err error) error {
 	var parse toml.ParseError
 	if !errors.As(err, &parse) {
-		if m := typeError.FindStringSubmatch(err.Error()); m != nil {
+		if m := typeError().FindStringSubmatch(err.Error()); m != nil {
 			return fmt.Errorf(":%s: %s: %s", m[1], m[2], m[3])
 		}
 		return fmt.Errorf(": %w", err)

@@ -4,20 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
 
 var (
 	// Debian policy 5.6.1 and 5.6.12; wildcards are apt's.
-	packageName    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	packageVersion = regexp.MustCompile(`^[A-Za-z0-9*?][A-Za-z0-9.+~:*?-]*$`)
-	hostnameLabel  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	zoneName       = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
-	localeName     = regexp.MustCompile(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
-	unitName       = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]+$`)
-	serverName     = regexp.MustCompile(`^[A-Za-z0-9.:-]+$`)
+	packageName    = pattern(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageVersion = pattern(`^[A-Za-z0-9*?][A-Za-z0-9.+~:*?-]*$`)
+	hostnameLabel  = pattern(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	zoneName       = pattern(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
+	localeName     = pattern(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
+	unitName       = pattern(`^[A-Za-z0-9:_.@\\-]+$`)
+	serverName     = pattern(`^[A-Za-z0-9.:-]+$`)
 )
 
 // check returns the path of the first key whose value is refused, and why.
@@ -34,10 +33,10 @@ func (bp *Blueprint) check() (string, error) {
 	}{{"packages", bp.Packages}, {"modules", bp.Modules}} {
 		for i, p := range list.packages {
 			at := fmt.Sprintf("%s[%d].", list.key, i)
-			if !packageName.MatchString(p.Name) {
+			if !packageName().MatchString(p.Name) {
 				return at + "name", fmt.Errorf("%q is not a name of a package: lower-case letters, digits, + - .", p.Name)
 			}
-			if p.Version != "" && !packageVersion.MatchString(p.Version) {
+			if p.Version != "" && !packageVersion().MatchString(p.Version) {
 				return at + "version", fmt.Errorf("%q is not a version", p.Version)
 			}
 		}
@@ -61,27 +60,27 @@ func (c *Customizations) checkSystem() (string, error) {
 			return "hostname", fmt.Errorf("%q is longer than 64 bytes", c.Hostname)
 		}
 		for _, label := range strings.Split(c.Hostname, ".") {
-			if !hostnameLabel.MatchString(label) {
+			if !hostnameLabel().MatchString(label) {
 				return "hostname", fmt.Errorf("%q is not a host name: letters, digits and - in each part", c.Hostname)
 			}
 		}
 	}
-	if k := c.Kernel.Name; k != "" && !packageName.MatchString(k) {
+	if k := c.Kernel.Name; k != "" && !packageName().MatchString(k) {
 		return "kernel.name", fmt.Errorf("%q is not a name of a package", k)
 	}
 	if strings.ContainsFunc(c.Kernel.Append, control) || strings.ContainsAny(c.Kernel.Append, "'\"`$\\") {
 		return "kernel.append", errors.New("quotes, backquotes, $, backslashes and control characters are not allowed, for GRUB's configuration could not hold them")
 	}
-	if z := c.Timezone.Timezone; z != "" && !zoneName.MatchString(z) {
+	if z := c.Timezone.Timezone; z != "" && !zoneName().MatchString(z) {
 		return "timezone.timezone", fmt.Errorf("%q is not a time zone, such as Europe/Berlin", z)
 	}
 	for i, s := range c.Timezone.NTPServers {
-		if !serverName.MatchString(s) {
+		if !serverName().MatchString(s) {
 			return fmt.Sprintf("timezone.ntpservers[%d]", i), fmt.Errorf("%q is neither a host name nor an address", s)
 		}
 	}
 	for i, l := range c.Locale.Languages {
-		if !localeName.MatchString(l) {
+		if !localeName().MatchString(l) {
 			return fmt.Sprintf("locale.languages[%d]", i), fmt.Errorf("%q is not a locale, such as en_US.UTF-8", l)
 		}
 	}
@@ -118,7 +117,7 @@ func (c *Customizations) checkAccounts() (string, error) {
 	}
 	for i, k := range c.SSHKeys {
 		at := fmt.Sprintf("sshkey[%d].", i)
-		if !accountName.MatchString(k.User) {
+		if !accountName().MatchString(k.User) {
 			return at + "user", fmt.Errorf("%q is not the name of a user", k.User)
 		}
 		if err := checkKey(k.Key); err != nil {
@@ -151,7 +150,7 @@ func (u *User) check(others []string) (string, error) {
 		}
 	}
 	for i, g := range u.Groups {
-		if !accountName.MatchString(g) {
+		if !accountName().MatchString(g) {
 			return fmt.Sprintf("groups[%d]", i), fmt.Errorf("%q is not the name of a group", g)
 		}
 	}
@@ -162,7 +161,7 @@ func (u *User) check(others []string) (string, error) {
 }
 
 func checkName(name string, others []string) (string, error) {
-	if !accountName.MatchString(name) {
+	if !accountName().MatchString(name) {
 		return "name", fmt.Errorf("%q is not a name for an account: letters, digits, _ . and -, no digit first, at most 32", name)
 	}
 	if slices.Contains(others, name) {
@@ -187,7 +186,7 @@ func (c *Customizations) checkServices() (string, error) {
 	}{{"enabled", s.Enabled}, {"disabled", s.Disabled}, {"masked", s.Masked}} {
 		for i, u := range list.units {
 			at := fmt.Sprintf("services.%s[%d]", list.key, i)
-			if !unitName.MatchString(u) {
+			if !unitName().MatchString(u) {
 				return at, fmt.Errorf("%q is not the name of a unit", u)
 			}
 			if list.key == "enabled" && slices.Contains(off, u) {

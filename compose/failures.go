@@ -3,7 +3,6 @@ package compose
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,9 +18,9 @@ type updateFailure struct {
 }
 
 var (
-	failedIndex = regexp.MustCompile(`^Err:[0-9]+ (.*)$`)
-	noRelease   = regexp.MustCompile(`The repository '(\S+) (\S+) Release' (does not have a Release file|no longer has a Release file)`)
-	missingKey  = regexp.MustCompile(`NO_PUBKEY ([0-9A-F]+)|Missing key ([0-9A-F]+)`)
+	failedIndex = pattern(`^Err:[0-9]+ (.*)$`)
+	noRelease   = pattern(`The repository '(\S+) (\S+) Release' (does not have a Release file|no longer has a Release file)`)
+	missingKey  = pattern(`NO_PUBKEY ([0-9A-F]+)|Missing key ([0-9A-F]+)`)
 )
 
 // explainUpdate reads what apt printed:
@@ -39,7 +38,7 @@ func explainUpdate(out output, cause error) *updateFailure {
 	}
 	inError := false
 	for _, line := range strings.Split(out.stdout, "\n") {
-		if m := failedIndex.FindStringSubmatch(line); m != nil {
+		if m := failedIndex().FindStringSubmatch(line); m != nil {
 			if f.what == "" {
 				f.what = m[1]
 			}
@@ -61,7 +60,7 @@ func explainUpdate(out output, cause error) *updateFailure {
 // missingSuite is the suite that the mirror says it has not, or empty.
 func (f *updateFailure) missingSuite() string {
 	for _, r := range f.reasons {
-		if m := noRelease.FindStringSubmatch(r); m != nil {
+		if m := noRelease().FindStringSubmatch(r); m != nil {
 			return m[2]
 		}
 	}
@@ -93,7 +92,7 @@ func (f *updateFailure) forPeople(a *archive) error {
 		return fail(f.cause.Error(), "apt gave no reason")
 	}
 	all := strings.Join(f.reasons, "\n")
-	if m := missingKey.FindStringSubmatch(all); m != nil {
+	if m := missingKey().FindStringSubmatch(all); m != nil {
 		return fail(fmt.Sprintf("it is signed with the key %s, which is not in %s", m[1]+m[2], a.keysFrom),
 			fmt.Sprintf("install a newer %s, or give the archive's keys with --keyring", a.c.distro.keyringPackage))
 	}
@@ -116,14 +115,14 @@ func (f *updateFailure) forPeople(a *archive) error {
 	return fail(reason, "check the network and the proxy, or use another mirror with --mirror")
 }
 
-var versionMissing = regexp.MustCompile(`E: Version '([^']*)' for '([^']*)' was not found`)
+var versionMissing = pattern(`E: Version '([^']*)' for '([^']*)' was not found`)
 
 // explainSolve makes one message of what apt printed when it found no solution.
 func (a *archive) explainSolve(ctx context.Context, requests []request, out output, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if m := versionMissing.FindStringSubmatch(out.stderr); m != nil {
+	if m := versionMissing().FindStringSubmatch(out.stderr); m != nil {
 		versions, err := a.versions(ctx, m[2])
 		if err != nil {
 			return err
@@ -145,7 +144,7 @@ func (a *archive) explainSolve(ctx context.Context, requests []request, out outp
 // maxUnmet bounds how many of apt's explanations are repeated.
 const maxUnmet = 5
 
-var spaces = regexp.MustCompile(`\s+`)
+var spaces = pattern(`\s+`)
 
 // unmet returns apt's explanations:
 //
@@ -163,7 +162,7 @@ func unmet(stdout string) []string {
 		if !strings.HasPrefix(line, " ") {
 			break
 		}
-		text := spaces.ReplaceAllString(strings.TrimSpace(line), " ")
+		text := spaces().ReplaceAllString(strings.TrimSpace(line), " ")
 		if first, rest, ok := strings.Cut(text, " : "); ok {
 			name, text = first, rest
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -317,13 +316,13 @@ func (c *composer) serviceStage() stage {
 	return stage{Type: "org.osbuild.systemd", Options: o}
 }
 
-var kernelPackage = regexp.MustCompile(`^linux-image-([0-9].*)$`)
+var kernelPackage = pattern(`^linux-image-([0-9].*)$`)
 
 // kernels are the versions of the kernels that are installed, newest first.
 func (c *composer) kernels() []string {
 	var out []string
 	for _, p := range c.os {
-		if m := kernelPackage.FindStringSubmatch(p.name); m != nil && !strings.HasSuffix(m[1], "-dbg") {
+		if m := kernelPackage().FindStringSubmatch(p.name); m != nil && !strings.HasSuffix(m[1], "-dbg") {
 			out = append(out, strings.TrimSuffix(m[1], "-unsigned"))
 		}
 	}
@@ -331,11 +330,11 @@ func (c *composer) kernels() []string {
 	return slices.Compact(out)
 }
 
-var digits = regexp.MustCompile(`[0-9]+|[^0-9]+`)
+var digits = pattern(`[0-9]+|[^0-9]+`)
 
 // compareNatural compares digits as numbers: 6.1.0-9 comes before 6.1.0-10.
 func compareNatural(a, b string) int {
-	x, y := digits.FindAllString(a, -1), digits.FindAllString(b, -1)
+	x, y := digits().FindAllString(a, -1), digits().FindAllString(b, -1)
 	for i := range min(len(x), len(y)) {
 		m, errM := strconv.ParseUint(x[i], 10, 64)
 		n, errN := strconv.ParseUint(y[i], 10, 64)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -22,8 +21,8 @@ type pinned struct {
 }
 
 var (
-	uriLine   = regexp.MustCompile(`^'([^']+)' (\S+) ([0-9]+) (.*)$`)
-	sha256Sum = regexp.MustCompile(`^SHA256:([0-9a-f]{64})$`)
+	uriLine   = pattern(`^'([^']+)' (\S+) ([0-9]+) (.*)$`)
+	sha256Sum = pattern(`^SHA256:([0-9a-f]{64})$`)
 )
 
 // parseURIs reads what "apt-get --print-uris" prints with Acquire::ForceHash set
@@ -38,11 +37,11 @@ func parseURIs(text string) ([]pinned, error) {
 		if !strings.HasPrefix(line, "'") {
 			continue
 		}
-		m := uriLine.FindStringSubmatch(line)
+		m := uriLine().FindStringSubmatch(line)
 		if m == nil {
 			return nil, fmt.Errorf("apt printed a line that is not understood: %q", line)
 		}
-		sum := sha256Sum.FindStringSubmatch(m[4])
+		sum := sha256Sum().FindStringSubmatch(m[4])
 		if sum == nil {
 			return nil, fmt.Errorf("the repository gives no sha256 for %s: it cannot be pinned", m[2])
 		}

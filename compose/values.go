@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,7 +13,7 @@ import (
 type Size int64
 
 var (
-	sizePattern = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)$`)
+	sizePattern = pattern(`^([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)$`)
 	sizeUnits   = map[string]int64{
 		"": 1, "B": 1, "bytes": 1,
 		"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
@@ -32,7 +31,7 @@ func (s *Size) UnmarshalTOML(v any) error {
 		*s = Size(v)
 		return nil
 	case string:
-		m := sizePattern.FindStringSubmatch(v)
+		m := sizePattern().FindStringSubmatch(v)
 		if m == nil {
 			break
 		}
@@ -57,12 +56,12 @@ func (s *Size) UnmarshalTOML(v any) error {
 // Mode is permission bits as an octal string such as "0644", or empty.
 type Mode string
 
-var modePattern = regexp.MustCompile(`^[0-7]{3,4}$`)
+var modePattern = pattern(`^[0-7]{3,4}$`)
 
 // UnmarshalTOML reads a mode.
 func (m *Mode) UnmarshalTOML(v any) error {
 	s, ok := v.(string)
-	if !ok || !modePattern.MatchString(s) {
+	if !ok || !modePattern().MatchString(s) {
 		return fmt.Errorf("%v is not a mode: want an octal string such as \"0644\"", v)
 	}
 	*m = Mode("0"[:4-len(s)] + s)
@@ -81,7 +80,7 @@ func (m Mode) number(otherwise int) int {
 // Owner is a user or group by name or number; empty is root.
 type Owner string
 
-var accountName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
+var accountName = pattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
 
 // UnmarshalTOML reads an owner.
 func (o *Owner) UnmarshalTOML(v any) error {
@@ -92,7 +91,7 @@ func (o *Owner) UnmarshalTOML(v any) error {
 		}
 		*o = Owner(strconv.FormatInt(v, 10))
 	case string:
-		if !accountName.MatchString(v) {
+		if !accountName().MatchString(v) {
 			return fmt.Errorf("%q is not the name of a user or group; write a number without quotes", v)
 		}
 		*o = Owner(v)
@@ -109,10 +108,10 @@ func (o Owner) root() bool { return o == "" || o == "root" || o == "0" }
 const maxID = 1<<32 - 2
 
 // cryptPattern is the form of crypt(5) hashes: "$id$...", or a lock.
-var cryptPattern = regexp.MustCompile(`^[!*]?(\$[0-9a-z]+\$[!-9;-~]+)?$`)
+var cryptPattern = pattern(`^[!*]?(\$[0-9a-z]+\$[!-9;-~]+)?$`)
 
 func checkPassword(p string) error {
-	if p != "" && cryptPattern.MatchString(p) {
+	if p != "" && cryptPattern().MatchString(p) {
 		return nil
 	}
 	if p == "" {
