@@ -26,7 +26,16 @@ func IsContainerInit() bool {
 }
 
 // ContainerInit sets up the container and starts its program; it does not return.
-func ContainerInit() { libcontainer.Init() }
+func ContainerInit() {
+	// libcontainer gives its death signal to the first of the processes that
+	// lead here, and a fork drops it: without this one a stage would outlive
+	// a killed engine. Being the first of its namespace, it takes all along.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		fmt.Fprintf(os.Stderr, "set death signal: %v\n", err)
+		os.Exit(1)
+	}
+	libcontainer.Init()
+}
 
 // Command is a program to be run in a container.
 type Command struct {

@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
@@ -94,7 +95,18 @@ func privateMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	go dieWithParent(os.Getppid())
 	return nil
+}
+
+// dieWithParent ends this process when the one that the user started is gone.
+// The signal that was asked for at the start does not do it: entering a user
+// namespace changes credentials, which clears it (PR_SET_PDEATHSIG(2const)).
+func dieWithParent(parent int) {
+	for os.Getppid() == parent {
+		time.Sleep(100 * time.Millisecond)
+	}
+	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 }
 
 // checkUserNamespaces finds out why an ordinary user could not get a user

@@ -91,6 +91,45 @@ func TestKill(t *testing.T) {
 	t.Logf("%d of %d builds were killed before their end", killed, n)
 }
 
+// TestStageDiesWithEngine kills an engine whose stage would go on for hours.
+func TestStageDiesWithEngine(t *testing.T) {
+	dir := workDir(t)
+	// The argument tells this test's process from others.
+	argument := "54321." + strconv.Itoa(os.Getpid())
+	for name, text := range map[string]string{
+		"lib/stages/org.test.sleep":           "#!/bin/sh\nsleep " + argument + " &\nexec sleep " + argument + "\n",
+		"lib/stages/org.test.sleep.meta.json": `{"summary": "Sleep", "description": [], "schema": {}}`,
+		"m.json":                              `{"version": "2", "pipelines": [{"name": "tree", "stages": [{"type": "org.test.sleep"}]}]}`,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(program(t), "--quiet", "--store", filepath.Join(dir, "store"), "--libdir", filepath.Join(dir, "lib"), filepath.Join(dir, "m.json"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, n int) {
+		t.Helper()
+		for range 1000 {
+			if len(processes(argument)) == n {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("%s: %q", what, processes(argument))
+	}
+	until("the stage does not start", 2)
+	_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
+	_ = cmd.Wait()
+	until("the stage outlives the engine", 0)
+}
+
 // processes lists those that have the store's path on their command line.
 func processes(store string) []string {
 	var found []string
