@@ -100,9 +100,9 @@ func started(families []Family) (module.Module, bool) {
 }
 
 // Libdir makes a libdir of this program's modules in dir, an empty directory:
-// those of this package and those of the other families. It
-// holds a copy of the program, so that a build goes on with what it started with
-// while the program is replaced.
+// those of this package and those of the other families. It holds a copy of the
+// program, so that a build goes on with what it started with while the program
+// is replaced.
 func Libdir(dir string, others ...Family) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 )
 
 // IsContainerInit says whether this process is libcontainer's first in a new
-// container; main then calls ContainerInit before anything else.
+// container; package native then calls ContainerInit before anything else.
 func IsContainerInit() bool {
 	return len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != ""
 }
