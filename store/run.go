@@ -85,8 +85,7 @@ func (s *Store) LockStage(id string, waiting func()) (unlock func(), err error) 
 		if err != nil {
 			return nil, fmt.Errorf("lock stage: %w", err)
 		}
-		var mine, named unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &mine) == nil && unix.Stat(path, &named) == nil && mine.Ino == named.Ino {
+		if isAt(f, path) {
 			return func() {
 				os.Remove(path)
 				f.Close()
@@ -96,7 +95,18 @@ func (s *Store) LockStage(id string, waiting func()) (unlock func(), err error) 
 	}
 }
 
-// sweep removes the folders and the unnamed layers of engines that are gone.
+// isAt says whether path still names the file, which another engine may have
+// removed and made anew.
+func isAt(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, named)
+}
+
+// sweep removes the folders, locks and unnamed layers of engines that are gone.
 func (s *Store) sweep() error {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "run"))
 	if err != nil {
@@ -127,7 +137,37 @@ func (s *Store) sweep() error {
 			lock.Close()
 		}
 	}
+	if err := s.sweepLocks(); err != nil {
+		return err
+	}
 	return s.sweepLayers(live)
+}
+
+// sweepLocks removes the lock files that nobody holds.
+func (s *Store) sweepLocks() error {
+	dir := filepath.Join(s.dir, "locks")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && isAt(f, path) {
+			err = os.Remove(path)
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) sweepLayers(live map[string]bool) error {

@@ -46,6 +46,9 @@ func crash(dir string) {
 	if _, _, err := s.Scratch("crash-"); err != nil {
 		panic(err)
 	}
+	if _, err := s.LockStage("crash", nil); err != nil {
+		panic(err)
+	}
 	os.Exit(9)
 }
 
@@ -200,7 +203,15 @@ func TestCrashIsSwept(t *testing.T) {
 	if n := layers(t, dir); n != 2 {
 		t.Fatalf("the crash left %d layers, want 2", n)
 	}
+	if !exists(dir, "locks/crash") {
+		t.Fatal("the crash left no lock")
+	}
 	live := open(t, dir)
+	unlock, err := live.LockStage("live", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	unnamed := fill(t, live, nil, "x", "k")
 	second := open(t, dir) // must not sweep the layer of the first
 	if names := list(t, live, unnamed); names != "x" {
@@ -208,6 +219,9 @@ func TestCrashIsSwept(t *testing.T) {
 	}
 	if err := second.Close(); err != nil {
 		t.Error(err)
+	}
+	if exists(dir, "locks/crash") || !exists(dir, "locks/live") {
+		t.Error("the dead build's lock is there, or the live one's is not")
 	}
 	if n := layers(t, dir); n != 1 {
 		t.Errorf("%d layers, want only the live one", n)
@@ -230,6 +244,11 @@ func TestCrashIsSwept(t *testing.T) {
 			t.Errorf("run folder %s is left", e.Name())
 		}
 	}
+}
+
+func exists(dir, name string) bool {
+	_, err := os.Lstat(filepath.Join(dir, name))
+	return err == nil
 }
 
 func layers(t *testing.T, dir string) int {
