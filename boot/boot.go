@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
 
+	"github.com/ossify/ossify/pattern"
 	"golang.org/x/term"
 )
 
@@ -53,8 +53,8 @@ const booted = `(?m:^)(?:\S+ )?login: |Reached target [^\n]*(?:Multi-User|multi-
 const stuck = `Kernel panic|No bootable (?:device|option)|grub rescue>|You are in emergency mode|\(initramfs\) $|Shell> $`
 
 var (
-	stuckPattern   = regexp.MustCompile(stuck)
-	verdictPattern = regexp.MustCompile(stuck + "|" + booted)
+	stuckPattern   = pattern.New(stuck)
+	verdictPattern = pattern.New(stuck + "|" + booted)
 )
 
 // Run boots o.Image and returns when the machine has ended. With o.Check it
@@ -128,12 +128,12 @@ func check(ctx context.Context, o Options, h host) error {
 		return timeoutError(ctx, o, err)
 	}
 	defer m.Close()
-	_, seen, err := m.expect(limited, verdictPattern)
+	_, seen, err := m.expect(limited, verdictPattern())
 	took := time.Since(m.started)
 	if err != nil {
 		return timeoutError(ctx, o, err)
 	}
-	if stuckPattern.MatchString(seen) {
+	if stuckPattern().MatchString(seen) {
 		m.settle(limited) // the rest of the line helps to understand it
 		return fmt.Errorf("%s does not boot (%s, %s): the console says %q\n%s",
 			o.Image, m.accel, o.Firmware, seen, m.Tail(tailLines))

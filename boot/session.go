@@ -7,12 +7,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 var (
-	loginPrompt    = regexp.MustCompile(`(?m:^)(?:\S+ )?login: `)
-	passwordPrompt = regexp.MustCompile(`[Pp]assword: `)
-	shellPrompt    = regexp.MustCompile(`Login incorrect|[$#] (?:$|\n)`)
+	loginPrompt    = pattern.New(`(?m:^)(?:\S+ )?login: `)
+	passwordPrompt = pattern.New(`[Pp]assword: `)
+	shellPrompt    = pattern.New(`Login incorrect|[$#] (?:$|\n)`)
 )
 
 // Login waits for the login prompt and logs in; the machine then is at a shell.
@@ -21,7 +23,7 @@ func (m *Machine) Login(ctx context.Context, user, password string) error {
 	for _, step := range []struct {
 		wait *regexp.Regexp
 		send string
-	}{{loginPrompt, user}, {passwordPrompt, password}} {
+	}{{loginPrompt(), user}, {passwordPrompt(), password}} {
 		if _, err := m.Expect(ctx, step.wait); err != nil {
 			return fmt.Errorf("log in as %s: %w", user, err)
 		}
@@ -29,7 +31,7 @@ func (m *Machine) Login(ctx context.Context, user, password string) error {
 			return fmt.Errorf("log in as %s: %w", user, err)
 		}
 	}
-	_, answer, err := m.expect(ctx, shellPrompt)
+	_, answer, err := m.expect(ctx, shellPrompt())
 	if err != nil {
 		return fmt.Errorf("log in as %s: %w", user, err)
 	}

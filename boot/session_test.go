@@ -187,7 +187,7 @@ func TestSSHPort(t *testing.T) {
 	defer m.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if _, err := m.Expect(ctx, loginPrompt); err != nil {
+	if _, err := m.Expect(ctx, loginPrompt()); err != nil {
 		t.Fatal(err)
 	}
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/BurntSushi/toml"
+	"github.com/ossify/ossify/pattern"
 )
 
 // Blueprint is what osbuild-composer calls so: what is to be in an image.
@@ -166,7 +167,7 @@ func ParseBlueprint(name string, data []byte) (*Blueprint, error) {
 
 // typeError is what the toml package says of a value of the wrong type; only
 // errors of syntax have their position apart.
-var typeError = pattern(`^toml: line ([0-9]+) \(last key "(.*)"\): (.*)$`)
+var typeError = pattern.New(`^toml: line ([0-9]+) \(last key "(.*)"\): (.*)$`)
 
 // positioned brings errors of the toml package into the form ":LINE: KEY: WHY".
 func positioned(err error) error {

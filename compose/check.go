@@ -6,17 +6,19 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 var (
 	// Debian policy 5.6.1 and 5.6.12; wildcards are apt's.
-	packageName    = pattern(`^[a-z0-9][a-z0-9+.-]+$`)
-	packageVersion = pattern(`^[A-Za-z0-9*?][A-Za-z0-9.+~:*?-]*$`)
-	hostnameLabel  = pattern(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	zoneName       = pattern(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
-	localeName     = pattern(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
-	unitName       = pattern(`^[A-Za-z0-9:_.@\\-]+$`)
-	serverName     = pattern(`^[A-Za-z0-9.:-]+$`)
+	packageName    = pattern.New(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageVersion = pattern.New(`^[A-Za-z0-9*?][A-Za-z0-9.+~:*?-]*$`)
+	hostnameLabel  = pattern.New(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	zoneName       = pattern.New(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
+	localeName     = pattern.New(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
+	unitName       = pattern.New(`^[A-Za-z0-9:_.@\\-]+$`)
+	serverName     = pattern.New(`^[A-Za-z0-9.:-]+$`)
 )
 
 // check returns the path of the first key whose value is refused, and why.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // updateFailure is why "apt-get update" failed.
@@ -18,9 +20,9 @@ type updateFailure struct {
 }
 
 var (
-	failedIndex = pattern(`^Err:[0-9]+ (.*)$`)
-	noRelease   = pattern(`The repository '(\S+) (\S+) Release' (does not have a Release file|no longer has a Release file)`)
-	missingKey  = pattern(`NO_PUBKEY ([0-9A-F]+)|Missing key ([0-9A-F]+)`)
+	failedIndex = pattern.New(`^Err:[0-9]+ (.*)$`)
+	noRelease   = pattern.New(`The repository '(\S+) (\S+) Release' (does not have a Release file|no longer has a Release file)`)
+	missingKey  = pattern.New(`NO_PUBKEY ([0-9A-F]+)|Missing key ([0-9A-F]+)`)
 )
 
 // explainUpdate reads what apt printed:
@@ -115,7 +117,7 @@ func (f *updateFailure) forPeople(a *archive) error {
 	return fail(reason, "check the network and the proxy, or use another mirror with --mirror")
 }
 
-var versionMissing = pattern(`E: Version '([^']*)' for '([^']*)' was not found`)
+var versionMissing = pattern.New(`E: Version '([^']*)' for '([^']*)' was not found`)
 
 // explainSolve makes one message of what apt printed when it found no solution.
 func (a *archive) explainSolve(ctx context.Context, requests []request, out output, cause error) error {
@@ -144,7 +146,7 @@ func (a *archive) explainSolve(ctx context.Context, requests []request, out outp
 // maxUnmet bounds how many of apt's explanations are repeated.
 const maxUnmet = 5
 
-var spaces = pattern(`\s+`)
+var spaces = pattern.New(`\s+`)
 
 // unmet returns apt's explanations:
 //

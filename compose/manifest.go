@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // The manifest as format 2 has it.
@@ -316,7 +318,7 @@ func (c *composer) serviceStage() stage {
 	return stage{Type: "org.osbuild.systemd", Options: o}
 }
 
-var kernelPackage = pattern(`^linux-image-([0-9].*)$`)
+var kernelPackage = pattern.New(`^linux-image-([0-9].*)$`)
 
 // kernels are the versions of the kernels that are installed, newest first.
 func (c *composer) kernels() []string {
@@ -330,7 +332,7 @@ func (c *composer) kernels() []string {
 	return slices.Compact(out)
 }
 
-var digits = pattern(`[0-9]+|[^0-9]+`)
+var digits = pattern.New(`[0-9]+|[^0-9]+`)
 
 // compareNatural compares digits as numbers: 6.1.0-9 comes before 6.1.0-10.
 func compareNatural(a, b string) int {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // pinned is a package as the manifest names it.
@@ -21,8 +23,8 @@ type pinned struct {
 }
 
 var (
-	uriLine   = pattern(`^'([^']+)' (\S+) ([0-9]+) (.*)$`)
-	sha256Sum = pattern(`^SHA256:([0-9a-f]{64})$`)
+	uriLine   = pattern.New(`^'([^']+)' (\S+) ([0-9]+) (.*)$`)
+	sha256Sum = pattern.New(`^SHA256:([0-9a-f]{64})$`)
 )
 
 // parseURIs reads what "apt-get --print-uris" prints with Acquire::ForceHash set

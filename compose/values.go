@@ -6,6 +6,8 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // Size is a number of bytes. In TOML it is an integer or a string with a unit,
@@ -13,7 +15,7 @@ import (
 type Size int64
 
 var (
-	sizePattern = pattern(`^([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)$`)
+	sizePattern = pattern.New(`^([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)$`)
 	sizeUnits   = map[string]int64{
 		"": 1, "B": 1, "bytes": 1,
 		"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
@@ -56,7 +58,7 @@ func (s *Size) UnmarshalTOML(v any) error {
 // Mode is permission bits as an octal string such as "0644", or empty.
 type Mode string
 
-var modePattern = pattern(`^[0-7]{3,4}$`)
+var modePattern = pattern.New(`^[0-7]{3,4}$`)
 
 // UnmarshalTOML reads a mode.
 func (m *Mode) UnmarshalTOML(v any) error {
@@ -80,7 +82,7 @@ func (m Mode) number(otherwise int) int {
 // Owner is a user or group by name or number; empty is root.
 type Owner string
 
-var accountName = pattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
+var accountName = pattern.New(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
 
 // UnmarshalTOML reads an owner.
 func (o *Owner) UnmarshalTOML(v any) error {
@@ -108,7 +110,7 @@ func (o Owner) root() bool { return o == "" || o == "root" || o == "0" }
 const maxID = 1<<32 - 2
 
 // cryptPattern is the form of crypt(5) hashes: "$id$...", or a lock.
-var cryptPattern = pattern(`^[!*]?(\$[0-9a-z]+\$[!-9;-~]+)?$`)
+var cryptPattern = pattern.New(`^[!*]?(\$[0-9a-z]+\$[!-9;-~]+)?$`)
 
 func checkPassword(p string) error {
 	if p != "" && cryptPattern().MatchString(p) {

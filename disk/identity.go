@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"regexp"
 
 	"github.com/google/uuid"
+	"github.com/ossify/ossify/pattern"
 )
 
 // identify replaces what qemu-img makes up at random in an image by ids that
@@ -32,7 +32,7 @@ func identify(format, name, id string, epoch int64) (err error) {
 	return change(f, derive, epoch)
 }
 
-var vmdkCID = regexp.MustCompile(`(?m)^CID=[0-9a-f]+$`)
+var vmdkCID = pattern.New(`(?m)^CID=[0-9a-f]+$`)
 
 // identifyVMDK sets the content id of the descriptor, a text that is the file
 // itself or lies where the sparse header says.
@@ -59,13 +59,13 @@ func identifyVMDK(f *os.File, derive func(string) uuid.UUID, _ int64) error {
 		return err
 	}
 	text = bytes.TrimRight(text, "\x00")
-	if !vmdkCID.Match(text) {
+	if !vmdkCID().Match(text) {
 		return errors.New("vmdk descriptor without a CID")
 	}
 	cid := derive("content")
 	// The highest bit stays clear: ffffffff means "no parent".
 	line := fmt.Sprintf("CID=%08x", binary.BigEndian.Uint32(cid[:])&0x7fffffff)
-	text = vmdkCID.ReplaceAll(text, []byte(line))
+	text = vmdkCID().ReplaceAll(text, []byte(line))
 	if int64(len(text)) > size {
 		if offset != 0 {
 			return errors.New("vmdk descriptor has no room left")

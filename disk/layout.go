@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
 
 	"github.com/google/uuid"
+	"github.com/ossify/ossify/pattern"
 )
 
 const (
@@ -107,10 +107,10 @@ func (l Layout) Resolve() (Layout, error) {
 	return l, l.checkFilesystems()
 }
 
-var hexID = regexp.MustCompile(`^(0[xX])?[0-9a-fA-F]{1,8}$`)
+var hexID = pattern.New(`^(0[xX])?[0-9a-fA-F]{1,8}$`)
 
 func (l *Layout) resolveMBR() error {
-	if !hexID.MatchString(l.UUID) {
+	if !hexID().MatchString(l.UUID) {
 		return fmt.Errorf("disk id %q is not allowed: an mbr takes up to 8 hexadecimal digits, such as 0x14fc63d2", l.UUID)
 	}
 	if len(l.Partitions) > 4 {
@@ -229,7 +229,7 @@ func (l *Layout) place() error {
 	return nil
 }
 
-var vfatID = regexp.MustCompile(`^[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}$`)
+var vfatID = pattern.New(`^[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}$`)
 
 // checkFilesystems also brings UUIDs and mount points into one form.
 func (l *Layout) checkFilesystems() error {
@@ -276,7 +276,7 @@ func (fs *Filesystem) check() error {
 		return fmt.Errorf("label %q has %d bytes, %s stores %d", fs.Label, len(fs.Label), fs.Type, limit)
 	}
 	if fs.Type == "vfat" {
-		if !vfatID.MatchString(fs.UUID) {
+		if !vfatID().MatchString(fs.UUID) {
 			return fmt.Errorf("%q is not a volume id of vfat, such as 7B77-95E7", fs.UUID)
 		}
 		fs.UUID = strings.ToUpper(fs.UUID)

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // mkfs.xfs copies a directory into the new filesystem from 6.17 on; before,
@@ -15,7 +16,7 @@ const (
 	xfsMinor = 17
 )
 
-var xfsVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
+var xfsVersion = pattern.New(`version (\d+)\.(\d+)`)
 
 // writeXFS makes the filesystem of c in a file of its own, image, and fills it.
 // scratch is an empty directory.
@@ -24,7 +25,7 @@ func (t *tool) writeXFS(ctx context.Context, image string, c *content, scratch s
 	if err := t.run(ctx, nil, &said, "mkfs.xfs", "-V"); err != nil {
 		return err
 	}
-	found := xfsVersion.FindStringSubmatch(said.String())
+	found := xfsVersion().FindStringSubmatch(said.String())
 	if found == nil {
 		return fmt.Errorf("cannot read the version of mkfs.xfs from %q", said.String())
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,9 +16,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ossify/ossify/dpkg/unxz"
+	"github.com/ossify/ossify/pattern"
 )
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*$`)
+var nameRE = pattern.New(`^[a-z0-9][a-z0-9+.-]*$`)
 
 // maxControl bounds the unpacked control archive of a package, in bytes.
 const maxControl = 64 << 20
@@ -160,7 +160,7 @@ func (p *Package) parseControl() error {
 			return fmt.Errorf("control file has no usable field %s", name)
 		}
 	}
-	if !nameRE.MatchString(p.Name) {
+	if !nameRE().MatchString(p.Name) {
 		return fmt.Errorf("control file has the package name %q, which is not one", p.Name)
 	}
 	p.essential = p.Control.Get("Essential") == "yes"

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // tailLines is how many lines of a script's output an error repeats.
@@ -20,8 +21,8 @@ type output struct {
 }
 
 var (
-	startRE = regexp.MustCompile(`^(Setting up|Processing triggers for) `)
-	errorRE = regexp.MustCompile(`^dpkg: error processing package (\S+) \(`)
+	startRE = pattern.New(`^(Setting up|Processing triggers for) `)
+	errorRE = pattern.New(`^dpkg: error processing package (\S+) \(`)
 )
 
 // Write implements io.Writer.
@@ -44,7 +45,7 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 func (o *output) add(line string) {
-	if startRE.MatchString(line) {
+	if startRE().MatchString(line) {
 		o.tail = o.tail[:0]
 	}
 	o.tail = append(o.tail, line)
@@ -61,7 +62,7 @@ func (o *output) explain(err error) error {
 		o.line = nil
 	}
 	for _, line := range o.tail {
-		if m := errorRE.FindStringSubmatch(line); m != nil {
+		if m := errorRE().FindStringSubmatch(line); m != nil {
 			err = fmt.Errorf("package %s: %w", strings.TrimSuffix(m[1], ":"), err)
 			break
 		}

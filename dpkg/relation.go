@@ -2,8 +2,9 @@ package dpkg
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/ossify/ossify/pattern"
 )
 
 // Relation is one alternative of a dependency: a package and, with Op set, the
@@ -41,7 +42,7 @@ func (a Alternatives) String() string {
 	return strings.Join(parts, " | ")
 }
 
-var relationRE = regexp.MustCompile(
+var relationRE = pattern.New(
 	`^([a-zA-Z0-9][a-zA-Z0-9+.-]*)(?::([a-z0-9-]+))?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()<=>]+)\s*\))?$`)
 
 // ParseRelations parses the value of a dependency field of a binary package
@@ -55,7 +56,7 @@ func ParseRelations(value string) ([]Alternatives, error) {
 		}
 		var alts Alternatives
 		for one := range strings.SplitSeq(group, "|") {
-			m := relationRE.FindStringSubmatch(strings.TrimSpace(one))
+			m := relationRE().FindStringSubmatch(strings.TrimSpace(one))
 			if m == nil {
 				return nil, fmt.Errorf("cannot read the relation %q", strings.TrimSpace(one))
 			}

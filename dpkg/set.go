@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 
+	"github.com/ossify/ossify/pattern"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -145,7 +145,7 @@ type order struct {
 	kernels []*Package // kernels, and packages that depend on them
 }
 
-var kernelRE = regexp.MustCompile(`(?m)^[0-9a-f]{32}  (usr/lib/modules/[^/]+|boot)/vmlinu[xz]`)
+var kernelRE = pattern.New(`(?m)^[0-9a-f]{32}  (usr/lib/modules/[^/]+|boot)/vmlinu[xz]`)
 
 // plan orders a set that was checked.
 func (s Set) plan() order {
@@ -186,7 +186,7 @@ func (s Set) plan() order {
 			}
 			onLate := slices.ContainsFunc(s.needs(slices.Concat(p.preDepends, p.depends)),
 				func(q *Package) bool { return late[q] })
-			if onLate || kernelRE.Match(p.controlFile("md5sums")) {
+			if onLate || kernelRE().Match(p.controlFile("md5sums")) {
 				late[p], grown = true, true
 			}
 		}

@@ -279,9 +279,11 @@ func info(s *Stage) monitor.StageInfo {
 // stage makes the stage's checkpoint on base, unless another build has made it
 // meanwhile.
 func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Layer) (*StageResult, *store.Layer, error) {
-	root, err := b.root(ctx, s.Pipeline)
-	if err != nil {
-		return nil, nil, err
+	var err error
+	if c.root == nil {
+		if c.root, err = b.root(ctx, s.Pipeline); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := b.waitSources(ctx, s); err != nil {
 		return nil, nil, err
@@ -310,7 +312,7 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 		unlock()
 		return nil, nil, context.Cause(ctx)
 	}
-	res, layer, err := b.runStage(ctx, c, s, base, root, trees)
+	res, layer, err := b.runStage(ctx, c, s, base, trees)
 	if err != nil {
 		unlock()
 		return res, nil, err
@@ -320,7 +322,7 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 }
 
 // runStage runs the stage on a layer of its own, which it returns sealed.
-func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.Layer, root *preparedRoot, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
+func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.Layer, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
 	b.Monitor.BeginStage(info(s))
 	start := time.Now()
 	res := &StageResult{Stage: s}
@@ -328,20 +330,19 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 		res.Duration = time.Since(start)
 		b.Monitor.EndStage(info(s), monitor.StageResult{Success: res.Success, Duration: res.Duration})
 	}()
-	layer, err := c.layer(s, base)
+	w, err := c.workplace(s, base)
 	if err != nil {
-		return res, nil, err
+		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
-	c.prepare(s, layer)
 	kept := false
 	defer func() {
 		if err != nil && !kept {
-			err = errors.Join(err, c.discard(), b.Store.Delete(layer))
+			err = errors.Join(err, c.discard(), w.discard())
 		}
 	}()
-	out := &capture{max: maxOutput, tee: func(p []byte) { b.Monitor.StageOutput(info(s), p) }}
-	status, err := b.execute(ctx, s, layer, root, trees, res, out)
-	res.Output = out.String()
+	c.follow(w)
+	status, err := w.execute(ctx, trees, res)
+	res.Output = w.output.String()
 	if err != nil {
 		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
@@ -349,17 +350,17 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 		if err := c.discard(); err != nil {
 			return res, nil, err
 		}
-		if err := b.Store.KeepFailed(layer, s.Pipeline.Name); err != nil {
+		if err := b.Store.KeepFailed(w.layer, s.Pipeline.Name); err != nil {
 			return res, nil, err
 		}
 		kept = true
 		return res, nil, &StageFailed{Result: res, Status: status}
 	}
-	if err := b.Store.Seal(layer, s.SourceEpoch); err != nil {
+	if err := b.Store.Seal(w.layer, s.SourceEpoch); err != nil {
 		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
 	res.Success = true
-	return res, layer, nil
+	return res, w.layer, nil
 }
 
 // maxOutput is how much of a stage's output is kept for the result, in bytes.

@@ -1,69 +1,123 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
+	"golang.org/x/sync/errgroup"
 )
 
 // chain is what a pipeline does beside its running stage, so that a stage costs
-// little more than its container: the layer of the next stage is made while the
-// stage runs, and a sealed layer is named while the next stage runs already.
+// little more than its own work: the workplace of the next stage is made while
+// the stage runs, and a sealed layer is named while the next stage runs already.
 // Names are given in order; a stage after one that has no name is garbage.
 type chain struct {
-	b *builder
+	b    *builder
+	root *preparedRoot
 	// named gets the outcome of the last naming.
 	named chan error
-	next  *nextLayer
+	next  *workplace
 }
 
-// nextLayer is a layer that is being made for a stage.
-type nextLayer struct {
-	base  *store.Layer
-	stage *Stage
-	layer *store.Layer
-	err   error
-	done  chan struct{}
+// workplace is what a stage needs to run: a layer and a container, which waits.
+type workplace struct {
+	b         *builder
+	stage     *Stage
+	base      *store.Layer
+	layer     *store.Layer
+	container *sandbox.PreparedStage
+	// scratch is a folder on the store's filesystem; remove takes it away.
+	scratch string
+	remove  func() error
+	output  *capture
+	making  errgroup.Group
 }
 
-// prepare starts making the layer of the stage after s on s's own layer.
-func (c *chain) prepare(s *Stage, layer *store.Layer) {
-	if s.Index+1 == len(s.Pipeline.Stages) {
-		return
+// prepare starts making the workplace of s on base.
+func (c *chain) prepare(s *Stage, base *store.Layer) *workplace {
+	w := &workplace{b: c.b, stage: s, base: base}
+	w.output = &capture{max: maxOutput, tee: func(p []byte) { c.b.Monitor.StageOutput(info(s), p) }}
+	w.making.Go(func() (err error) {
+		w.layer, err = c.b.Store.Create(base, c.b.keys[s])
+		return err
+	})
+	w.making.Go(func() error { return w.makeContainer(c.root) })
+	return w
+}
+
+func (w *workplace) makeContainer(root *preparedRoot) (err error) {
+	if w.scratch, w.remove, err = w.b.Store.Scratch("stage-"); err != nil {
+		return err
 	}
-	n := &nextLayer{base: layer, stage: s.Pipeline.Stages[s.Index+1], done: make(chan struct{})}
-	c.next = n
-	go func() {
-		defer close(n.done)
-		n.layer, n.err = c.b.Store.Create(layer, c.b.keys[n.stage])
-	}()
+	s := w.stage
+	stage := &sandbox.Stage{
+		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
+		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities, Timeout: w.b.StageTimeout,
+	}
+	if s.Pipeline.Runner.Meta.Setup != setupOnce {
+		stage.Runner = s.Pipeline.Runner.Path
+	}
+	w.container, err = w.b.Containers.PrepareStage(w.scratch, root.root, root.layer, stage, w.output)
+	return err
 }
 
-// layer returns a new layer for s on base: the prepared one, if it is that.
-func (c *chain) layer(s *Stage, base *store.Layer) (*store.Layer, error) {
-	if n := c.next; n != nil && n.stage == s && base != nil && n.base.ID == base.ID {
-		c.next = nil
-		<-n.done
-		return n.layer, n.err
+// workplace returns that of s on base: the prepared one, if it is that.
+func (c *chain) workplace(s *Stage, base *store.Layer) (*workplace, error) {
+	w := c.next
+	if w == nil || w.stage != s || base == nil || w.base.ID != base.ID {
+		if err := c.discard(); err != nil {
+			return nil, err
+		}
+		w = c.prepare(s, base)
 	}
-	if err := c.discard(); err != nil {
-		return nil, err
+	c.next = nil
+	if err := w.making.Wait(); err != nil {
+		return nil, errors.Join(err, w.discard())
 	}
-	return c.b.Store.Create(base, c.b.keys[s])
+	return w, nil
 }
 
-// discard deletes a prepared layer that is not needed.
+// follow starts making the workplace of the stage after w's, if there is one.
+func (c *chain) follow(w *workplace) {
+	if s := w.stage; s.Index+1 < len(s.Pipeline.Stages) {
+		c.next = c.prepare(s.Pipeline.Stages[s.Index+1], w.layer)
+	}
+}
+
+// discard takes away a prepared workplace that is not needed.
 func (c *chain) discard() error {
-	n := c.next
-	if n == nil {
+	w := c.next
+	if w == nil {
 		return nil
 	}
 	c.next = nil
-	<-n.done
-	if n.err != nil || n.layer == nil {
-		return nil // it was never made
+	_ = w.making.Wait() // what could not be made is not needed
+	return w.discard()
+}
+
+// close ends the container; the layer stays.
+func (w *workplace) close() error {
+	var err error
+	if w.container != nil {
+		err = w.container.Close()
+		w.container = nil
 	}
-	return c.b.Store.Delete(n.layer)
+	if w.remove != nil {
+		w.b.cleanup.Go(w.remove)
+		w.remove = nil
+	}
+	return err
+}
+
+// discard ends the container and deletes the layer.
+func (w *workplace) discard() error {
+	err := w.close()
+	if w.layer != nil {
+		err = errors.Join(err, w.b.Store.Delete(w.layer))
+	}
+	return err
 }
 
 // name names a sealed layer when those before it have their names, and then

@@ -29,14 +29,18 @@ type mapped struct {
 
 // mapInputs runs the stage's input services. The returned function ends them
 // and takes their mounts away.
-func (b *builder) mapInputs(ctx context.Context, s *Stage, scratch string, trees map[string]*store.Layer) (_ *mapped, release func() error, err error) {
+func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*store.Layer) (_ *mapped, release func() error, err error) {
 	m := &mapped{args: map[string]json.RawMessage{}}
 	if len(s.Inputs) == 0 {
 		return m, func() error { return nil }, nil
 	}
+	scratch, remove, err := b.Store.Scratch("inputs-")
+	if err != nil {
+		return nil, nil, err
+	}
 	m.dir = filepath.Join(scratch, "inputs")
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, remove())
 	}
 	var services []*sandbox.Service
 	server, err := sandbox.ServeStore(filepath.Join(scratch, "store"), &storeAPI{b: b, trees: trees, dir: m.dir})
@@ -48,7 +52,9 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, scratch string, trees
 		if server != nil {
 			server.Close()
 		}
-		return errors.Join(append(errs, sandbox.UnmountBelow(m.dir))...)
+		errs = append(errs, sandbox.UnmountBelow(m.dir))
+		b.cleanup.Go(remove)
+		return errors.Join(errs...)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, release())

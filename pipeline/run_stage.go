@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -174,44 +172,27 @@ func (b *builder) unmountAll() error {
 	return errors.Join(errs...)
 }
 
-// execute maps the stage's inputs and runs its module on the layer.
-func (b *builder) execute(ctx context.Context, s *Stage, layer *store.Layer, root *preparedRoot, trees map[string]*store.Layer, res *StageResult, output io.Writer) (status int, err error) {
-	scratch, remove, err := b.Store.Scratch("stage-")
+// execute maps the stage's inputs and runs its module on the workplace's layer.
+func (w *workplace) execute(ctx context.Context, trees map[string]*store.Layer, res *StageResult) (status int, err error) {
+	tree, err := w.b.Store.Writable(w.layer)
 	if err != nil {
 		return 0, err
 	}
-	defer b.cleanup.Go(remove)
-	tree, err := b.Store.Writable(layer)
-	if err != nil {
-		return 0, err
-	}
-	inputs, release, err := b.mapInputs(ctx, s, scratch, trees)
+	inputs, release, err := w.b.mapInputs(ctx, w.stage, trees)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	args, err := arguments(s, inputs.args)
+	args, err := arguments(w.stage, inputs.args)
 	if err != nil {
 		return 0, err
 	}
-	work := filepath.Join(scratch, filepath.Base(scratch))
-	if err := os.Mkdir(work, 0o755); err != nil {
-		return 0, err
-	}
-	stage := &sandbox.Stage{
-		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
-		Arguments: args, Inputs: inputs.dir, Epoch: s.SourceEpoch,
-		Capabilities: s.Module.Meta.Capabilities, Timeout: b.StageTimeout,
-	}
-	if s.Pipeline.Runner.Meta.Setup != setupOnce {
-		stage.Runner = s.Pipeline.Runner.Path
-	}
-	r, err := b.Containers.RunStage(ctx, work, root.root, root.layer, tree, stage, output)
+	r, err := w.container.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: args, Inputs: inputs.dir})
 	if err != nil {
 		return 0, err
 	}
 	res.Error, res.Metadata = r.Error, r.Metadata
-	return r.Status, nil
+	return r.Status, w.close()
 }
 
 func arguments(s *Stage, inputs map[string]json.RawMessage) ([]byte, error) {

@@ -21,6 +21,7 @@ type apiServer struct {
 	conns  map[*jsoncomm.Conn]bool
 	// accepting ends before talking is waited for.
 	accepting, talking sync.WaitGroup
+	closing            sync.Once
 }
 
 // maxConns bounds what a stage can make the engine hold open.
@@ -105,8 +106,11 @@ func (s *apiServer) converse(conn *jsoncomm.Conn) {
 // grace is how long close waits for peers that are still there.
 const grace = time.Second
 
-// close hears what was said until now and ends. The peers should be gone.
-func (s *apiServer) close() {
+// close hears what was said until now and ends; further calls do nothing. The
+// peers should be gone.
+func (s *apiServer) close() { s.closing.Do(s.end) }
+
+func (s *apiServer) end() {
 	pending := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(pending, 0)

@@ -71,7 +71,7 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 	return append(ops,
 		Bind{Source: "/sys", Target: "/sys"},
 		Tmpfs{Target: "/tmp", Mode: 0o1777},
-		Tmpfs{Target: "/run", Mode: 0o755},
+		Tmpfs{Target: "/run", Mode: 0o755, Shared: true},
 		Dir{Target: "/run/lock", Mode: 0o755}, // where /var/lock leads
 	)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -63,33 +64,32 @@ var ErrTimeout = errors.New("time limit reached")
 // Containers makes containers. It holds what all of them share; several can
 // run at the same time.
 type Containers struct {
-	state    string
+	dir      string
 	uid, gid []configs.IDMap
-	dev      string
 	close    func() error
 }
 
-// NewContainers prepares for containers whose state and shared devices live in
-// dir, which the caller removes after Close.
+// NewContainers prepares for containers. What they write outside their trees,
+// state and shared devices live in dir, best a tmpfs, which the caller removes
+// after Close.
 func NewContainers(dir string) (*Containers, error) {
-	uid, err := nestedMap("/proc/self/uid_map")
-	if err != nil {
+	c := &Containers{dir: dir}
+	var err error
+	if c.uid, err = nestedMap("/proc/self/uid_map"); err != nil {
 		return nil, err
 	}
-	gid, err := nestedMap("/proc/self/gid_map")
-	if err != nil {
+	if c.gid, err = nestedMap("/proc/self/gid_map"); err != nil {
 		return nil, err
 	}
-	dev := filepath.Join(dir, "dev")
-	undo, err := makeDev(dev)
-	if err != nil {
-		return nil, err
-	}
-	return &Containers{state: filepath.Join(dir, "state"), uid: uid, gid: gid, dev: dev, close: undo}, nil
+	c.close, err = makeDev(c.devices())
+	return c, err
 }
 
 // Close takes the shared devices away; all containers must have ended.
 func (c *Containers) Close() error { return c.close() }
+
+func (c *Containers) state() string   { return filepath.Join(c.dir, "state") }
+func (c *Containers) devices() string { return filepath.Join(c.dir, "dev") }
 
 // nestedMap maps every id of this user namespace to itself in a nested one. The
 // kernel wants each range within one range of the parent (user_namespaces(7)).
@@ -147,71 +147,136 @@ func makeDev(dir string) (undo func() error, err error) {
 // signal that ended it. The container and all its processes are gone when Run
 // returns. err is for what kept the command from running to its own end.
 func (c *Containers) Run(ctx context.Context, id, root string, cmd *Command) (status int, err error) {
-	if cmd.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, cmd.Timeout, ErrTimeout)
-		defer cancel()
-	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	// The death signal goes by the thread that started the process
-	// (PR_SET_PDEATHSIG(2const)), and libcontainer ends threads: this one
-	// stays with the container.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	container, err := libcontainer.Create(c.state, id, c.config(root, cmd))
-	if err != nil {
-		return 0, fmt.Errorf("create container: %w", err)
-	}
-	defer func() {
-		if destroyErr := container.Destroy(); err == nil && destroyErr != nil {
-			err = fmt.Errorf("remove container: %w", destroyErr)
-		}
-	}()
-	out, wait, err := outputs(cmd)
+	b, err := c.start(id, root, cmd)
 	if err != nil {
 		return 0, err
 	}
-	process := &libcontainer.Process{
-		Args: cmd.Args, Env: cmd.Env, Cwd: "/", Init: true,
-		Stdin: cmd.Stdin, Stdout: out[0], Stderr: out[1],
+	status, err = b.run(ctx)
+	return status, errors.Join(err, b.close())
+}
+
+// box is a container whose program waits to be let go.
+type box struct {
+	cmd       *Command
+	container *libcontainer.Container
+	process   *libcontainer.Process
+	// copied returns when all output was handed on.
+	copied func() error
+	// gone is closed when no process is left; state and waitErr say how the
+	// first one ended.
+	gone    chan struct{}
+	state   *os.ProcessState
+	waitErr error
+}
+
+// start makes the container of a command, up to the moment before its program
+// starts. The caller closes it.
+func (c *Containers) start(id, root string, cmd *Command) (*box, error) {
+	b := &box{cmd: cmd, gone: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// The death signal goes by the thread that started the process
+		// (PR_SET_PDEATHSIG(2const)), and libcontainer ends threads: this
+		// one stays with the container.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := b.create(c.state(), id, c.config(root, cmd))
+		started <- err
+		if err == nil {
+			b.state, b.waitErr = b.process.Wait()
+		}
+		close(b.gone)
+	}()
+	if err := <-started; err != nil {
+		return nil, errors.Join(err, b.close())
 	}
-	if err := container.Run(process); err != nil {
-		wait()
-		return 0, fmt.Errorf("start container: %w", err)
+	return b, nil
+}
+
+func (b *box) create(state, id string, config *configs.Config) error {
+	container, err := libcontainer.Create(state, id, config)
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	b.container = container
+	out, copied, err := outputs(b.cmd)
+	if err != nil {
+		return err
+	}
+	b.copied = copied
+	process := &libcontainer.Process{
+		Args: b.cmd.Args, Env: b.cmd.Env, Cwd: "/", Init: true,
+		Stdin: b.cmd.Stdin, Stdout: out[0], Stderr: out[1],
+	}
+	if err := container.Start(process); err != nil {
+		return fmt.Errorf("start container: %w", err)
 	}
 	closeAll(out)
-	done := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-ctx.Done():
-			_ = container.Signal(unix.SIGKILL)
-		case <-done:
-		}
-	}()
-	state, waitErr := process.Wait()
-	close(done)
-	<-stopped
-	// Every process of the container is gone with its first one, so the
-	// output ends as well.
-	copyErr := wait()
-	if err := ctx.Err(); err != nil {
+	b.process = process
+	return nil
+}
+
+// run lets the program go and returns its exit status.
+func (b *box) run(ctx context.Context) (status int, err error) {
+	if b.cmd.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, b.cmd.Timeout, ErrTimeout)
+		defer cancel()
+	}
+	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	if state == nil {
-		return 0, fmt.Errorf("wait for container: %w", waitErr)
+	if err := b.container.Exec(); err != nil {
+		return 0, fmt.Errorf("start container: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		_ = b.container.Signal(unix.SIGKILL)
+		<-b.gone
+	case <-b.gone:
+	}
+	// Every process of the container is gone with its first one, so the
+	// output ends as well.
+	copyErr := b.copied()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	if b.state == nil {
+		return 0, fmt.Errorf("wait for container: %w", b.waitErr)
 	}
 	if copyErr != nil {
 		return 0, fmt.Errorf("read output: %w", copyErr)
 	}
-	ws, _ := state.Sys().(syscall.WaitStatus)
+	ws, _ := b.state.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
 		return 128 + int(ws.Signal()), nil
 	}
 	return ws.ExitStatus(), nil
+}
+
+// close ends the container's processes, if there are any left, and removes it.
+func (b *box) close() error {
+	if b.process != nil {
+		select {
+		case <-b.gone:
+		default:
+			_ = b.container.Signal(unix.SIGKILL)
+		}
+	}
+	<-b.gone
+	if b.copied != nil {
+		b.copied()
+	}
+	if b.container == nil {
+		return nil
+	}
+	if err := b.container.Destroy(); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	return nil
 }
 
 // outputs makes pipes for standard output and error. wait closes our copies of
@@ -232,7 +297,7 @@ func outputs(cmd *Command) (out [2]*os.File, wait func() error, err error) {
 		}()
 		return w, nil
 	}
-	wait = func() error {
+	wait = sync.OnceValue(func() error {
 		closeAll(out)
 		var first error
 		for _, done := range errs {
@@ -241,7 +306,7 @@ func outputs(cmd *Command) (out [2]*os.File, wait func() error, err error) {
 			}
 		}
 		return first
-	}
+	})
 	if out[0], err = pipe(cmd.Stdout); err != nil {
 		return out, nil, fmt.Errorf("make pipe: %w", err)
 	}
@@ -289,7 +354,7 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		Mounts: []*configs.Mount{
 			// A bind mount tells libcontainer to leave /dev as it is; its
 			// flags stay locked, as it comes from outside.
-			{Source: c.dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
+			{Source: c.devices(), Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
 			{Source: "proc", Destination: "/proc", Device: "proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 			{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: "mode=1777"},
 		},

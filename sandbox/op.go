@@ -33,6 +33,9 @@ type Tmpfs struct {
 	Target string
 	// Mode of its root directory.
 	Mode os.FileMode
+	// Shared lets what is mounted in it later spread to containers that
+	// were made before.
+	Shared bool
 }
 
 // Bind makes a file or directory of the engine visible, with everything that is
@@ -72,7 +75,13 @@ func (o Overlay) Describe() string {
 }
 
 // Describe says in one line what the step does.
-func (o Tmpfs) Describe() string { return fmt.Sprintf("tmpfs %s %04o", o.Target, o.Mode) }
+func (o Tmpfs) Describe() string {
+	shared := ""
+	if o.Shared {
+		shared = " shared"
+	}
+	return fmt.Sprintf("tmpfs %s %04o%s", o.Target, o.Mode, shared)
+}
 
 // Describe says in one line what the step does.
 func (o Bind) Describe() string {
@@ -120,6 +129,11 @@ func (o Tmpfs) Apply(root string) error {
 	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
+	if o.Shared {
+		if err := unix.Mount("", target, "", unix.MS_SHARED, ""); err != nil {
+			return fmt.Errorf("cannot share %s in build root: %w", o.Target, err)
+		}
+	}
 	return nil
 }
 
@@ -141,9 +155,13 @@ func (o Bind) Apply(root string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Mount(o.Source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	// It is protected before it can be seen: there may be a container that
+	// it spreads to.
+	fd, err := unix.OpenTree(unix.AT_FDCWD, o.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
 		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
+	defer unix.Close(fd)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
 	if !o.Devices {
 		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
@@ -151,8 +169,11 @@ func (o Bind) Apply(root string) error {
 	if !o.Writable {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW, &attr); err != nil {
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("cannot protect %s in build root: %w", o.Target, err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
 	return nil
 }

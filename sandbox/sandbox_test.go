@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,8 +61,11 @@ func newHost(t *testing.T) *host {
 	if err := os.Mkdir(h.libdir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.containers, err = sandbox.NewContainers(h.scratch())
+	memory, err := s.Memory("containers-")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if h.containers, err = sandbox.NewContainers(memory); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -120,14 +124,17 @@ func (h *host) stage(ctx context.Context, script string, change func(*sandbox.St
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	s := &sandbox.Stage{Name: "org.test.stage", Class: "Stage", Libdir: h.libdir,
-		Program: h.script("org.test.stage", script), Arguments: []byte(`{"options": {}}`)}
+	s := &sandbox.Stage{Name: "org.test.stage", Class: "Stage", Libdir: h.libdir, Program: h.script("org.test.stage", script)}
 	if change != nil {
 		change(s)
 	}
 	var out bytes.Buffer
-	res, err := h.containers.RunStage(ctx, h.scratch(), h.root, h.layer, tree, s, &out)
-	return res, out.String(), err
+	prepared, err := h.containers.PrepareStage(h.scratch(), h.root, h.layer, s, &out)
+	if err != nil {
+		return nil, "", err
+	}
+	res, err := prepared.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: []byte(`{"options": {}}`)})
+	return res, out.String(), errors.Join(err, prepared.Close())
 }
 
 // TestStage runs scripts that must succeed, or fail in a certain way.

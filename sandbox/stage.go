@@ -32,16 +32,22 @@ type Stage struct {
 	Program, Libdir string
 	// Runner is the runner's file if it wraps every module, else empty.
 	Runner string
-	// Arguments is the JSON document that the module reads.
-	Arguments []byte
-	// Inputs and Mounts are folders that were filled for this stage.
-	Inputs, Mounts string
 	// Epoch is the source-epoch in seconds, or nil.
 	Epoch *int64
 	// Capabilities in addition to the default ones.
 	Capabilities []string
 	// Timeout ends the stage; 0 is no limit.
 	Timeout time.Duration
+}
+
+// StageContent is what a stage works on.
+type StageContent struct {
+	// Tree is writable.
+	Tree *overlay.Stack
+	// Arguments is the JSON document that the module reads.
+	Arguments []byte
+	// Inputs is a folder that was filled for this stage, or empty.
+	Inputs string
 }
 
 // StageResult is how a stage ended.
@@ -54,36 +60,46 @@ type StageResult struct {
 	Metadata json.RawMessage
 }
 
-// rootStack is a build root's layer with a throw-away upper directory below
-// scratch.
-func rootStack(layer *overlay.Stack, scratch string) (*overlay.Stack, error) {
-	stack := *layer
-	stack.Volatile = true
-	stack.Upper, stack.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
-	for _, dir := range []string{stack.Upper, stack.Work, filepath.Join(scratch, "root")} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("prepare build root: %w", err)
-		}
-	}
-	return &stack, nil
+// PreparedStage is the container of a stage that waits for what the stage works
+// on: making one takes longer than many a stage does, so it is made while the
+// stage before is still at work.
+type PreparedStage struct {
+	stage     *Stage
+	dir       string
+	errs      *errorServer
+	api, loop *apiServer
+	box       *box
+	undo      []func() error
 }
 
-// RunStage runs a stage on the tree. layer is what PrepareRoot made of root;
-// scratch is an empty folder on the store's filesystem that the caller removes.
-func (c *Containers) RunStage(ctx context.Context, scratch string, root *BuildRoot, layer, tree *overlay.Stack, s *Stage, output io.Writer) (result *StageResult, err error) {
-	stack, err := rootStack(layer, scratch)
+// PrepareStage makes the container of a stage. layer is what PrepareRoot made of
+// root; scratch is an empty folder on the store's filesystem that the caller
+// removes after Close, with a name that no other container has. output gets what
+// the stage prints.
+func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overlay.Stack, s *Stage, output io.Writer) (_ *PreparedStage, err error) {
+	p := &PreparedStage{stage: s, errs: &errorServer{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	id := filepath.Base(scratch)
+	stack, err := p.directories(filepath.Join(c.dir, id), layer)
 	if err != nil {
 		return nil, err
 	}
 	program := "/run/osbuild/bin/" + s.Name
 	args := []string{program}
 	ops := append(root.ops(stack),
-		Overlay{Stack: tree, Target: "/run/osbuild/tree"},
+		// Large temporary files go to disk.
+		Bind{Source: scratch, Target: "/var/tmp", Writable: true},
+		Dir{Target: "/var/tmp", Mode: 0o1777 | os.ModeSticky},
 		Bind{Source: s.Program, Target: program},
 		Bind{Source: s.Libdir, Target: "/run/osbuild/lib"},
+		Dir{Target: "/run/osbuild/tree", Mode: 0o755},
 		Dir{Target: "/run/osbuild/inputs", Mode: 0o755},
 		Dir{Target: "/run/osbuild/mounts", Mode: 0o755},
-		File{Target: module.ArgumentsPath, Content: s.Arguments, Mode: 0o644},
+		Dir{Target: filepath.Dir(module.ErrorSocket), Mode: 0o755},
 		File{Target: module.MetaPath, Mode: 0o644},
 	)
 	if s.Runner != "" {
@@ -91,50 +107,88 @@ func (c *Containers) RunStage(ctx context.Context, scratch string, root *BuildRo
 		ops = append(ops, Bind{Source: s.Runner, Target: runner})
 		args = append([]string{runner}, args...)
 	}
-	if s.Inputs != "" {
-		ops = append(ops, Bind{Source: s.Inputs, Target: "/run/osbuild/inputs"})
-	}
-	if s.Mounts != "" {
-		ops = append(ops, Bind{Source: s.Mounts, Target: "/run/osbuild/mounts", Writable: true})
-	}
-	dir := filepath.Join(scratch, "root")
-	undo, err := Layout(dir, ops)
+	undo, err := Layout(p.dir, ops)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, undo()) }()
-
-	errs := &errorServer{}
-	api, err := serveAPI(filepath.Join(dir, module.ErrorSocket), errs.handle)
-	if err != nil {
+	p.undo = append(p.undo, undo)
+	if p.api, err = serveAPI(filepath.Join(p.dir, module.ErrorSocket), p.errs.handle); err != nil {
 		return nil, err
 	}
-	closeAPI := sync.OnceFunc(api.close)
-	defer closeAPI()
-	loop, err := serveAPI(filepath.Join(dir, "/run/osbuild/api/remoteloop"), refuseLoop)
-	if err != nil {
+	if p.loop, err = serveAPI(filepath.Join(p.dir, "/run/osbuild/api/remoteloop"), refuseLoop); err != nil {
 		return nil, err
 	}
-	defer loop.close()
-
 	env := append(environment(), ClassEnv+"="+s.Class, "PYTHONPATH=/run/osbuild/lib", "PYTHONUNBUFFERED=1")
 	if s.Epoch != nil {
 		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*s.Epoch, 10))
 	}
-	status, err := c.Run(ctx, filepath.Base(scratch), dir, &Command{
+	p.box, err = c.start(id, p.dir, &Command{
 		Args: args, Env: env, Timeout: s.Timeout,
 		Capabilities: append(append([]string{}, DefaultCapabilities...), s.Capabilities...),
 		Stdout:       output, Stderr: output,
 	})
+	return p, err
+}
+
+// directories makes the container's mount point in dir and returns the build
+// root's layer with a throw-away upper directory.
+func (p *PreparedStage) directories(dir string, layer *overlay.Stack) (*overlay.Stack, error) {
+	stack := *layer
+	stack.Volatile = true
+	stack.Upper, stack.Work = filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	p.dir = filepath.Join(dir, "root")
+	p.undo = append(p.undo, func() error { return os.RemoveAll(dir) })
+	for _, sub := range []string{dir, stack.Upper, stack.Work, p.dir} {
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			return nil, fmt.Errorf("prepare build root: %w", err)
+		}
+	}
+	return &stack, nil
+}
+
+// Run runs the stage. The tree is free when the container was closed.
+func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageResult, error) {
+	// These mounts spread to the container from /run, and cannot be changed
+	// in it: they come from a more privileged namespace.
+	ops := []Op{
+		Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"},
+		File{Target: module.ArgumentsPath, Content: content.Arguments, Mode: 0o644},
+	}
+	if content.Inputs != "" {
+		ops = append(ops, Bind{Source: content.Inputs, Target: "/run/osbuild/inputs"})
+	}
+	for _, op := range ops {
+		if err := op.Apply(p.dir); err != nil {
+			return nil, err
+		}
+	}
+	status, err := p.box.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	closeAPI() // now all that the module has reported is there
-	meta, err := readMetadata(filepath.Join(dir, module.MetaPath))
+	p.api.close() // now all that the module has reported is there
+	meta, err := readMetadata(filepath.Join(p.dir, module.MetaPath))
 	if err != nil {
 		return nil, err
 	}
-	return &StageResult{Status: status, Error: errs.get(), Metadata: meta}, nil
+	return &StageResult{Status: status, Error: p.errs.get(), Metadata: meta}, nil
+}
+
+// Close ends the container, if it still runs, and takes it away.
+func (p *PreparedStage) Close() error {
+	var errs []error
+	if p.box != nil {
+		errs = append(errs, p.box.close())
+	}
+	for _, server := range []*apiServer{p.api, p.loop} {
+		if server != nil {
+			server.close()
+		}
+	}
+	for i := len(p.undo) - 1; i >= 0; i-- {
+		errs = append(errs, p.undo[i]())
+	}
+	return errors.Join(errs...)
 }
 
 func readMetadata(path string) (json.RawMessage, error) {

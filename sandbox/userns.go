@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -64,7 +65,9 @@ func Program() string {
 }
 
 // sealProgram runs the program again from a sealed copy in memory, which no
-// container can write to. libcontainer would make one for every container.
+// container can write to. libcontainer would make one for every container. The
+// mount namespace is a new one, also below "ossify unshare": what a killed
+// engine has mounted goes with it.
 func sealProgram() error {
 	if exeseal.IsSelfExeCloned() {
 		return nil
@@ -84,6 +87,10 @@ func sealProgram() error {
 	}
 	if !exeseal.IsCloned(sealed) {
 		return sealed.Close() // no memfd here; libcontainer takes care
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
 	}
 	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", sealed.Fd()), os.Args, os.Environ())
 	return fmt.Errorf("start the copy of this program: %w", err)

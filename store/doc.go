@@ -5,7 +5,7 @@
 //	STORE/sources/      downloaded content, by content type and checksum
 //	STORE/lib/          the native modules, one folder for each build of ossify
 //	STORE/digests/      digests of files, by what stat(2) says of them
-//	STORE/locks/        one lock for each stage that is being built
+//	STORE/stages.lock   has a byte locked for each stage that is being built
 //	STORE/run/          one folder for each running engine, with its scratch
 //
 // A layer is created with the flag "ossify" (the run that made it) and

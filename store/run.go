@@ -1,8 +1,11 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +21,9 @@ type run struct {
 	id   string
 	dir  string
 	lock *os.File
+	// memory is a folder below dir, if possible a tmpfs.
+	memory  string
+	mounted bool
 }
 
 const runPrefix = "engine-"
@@ -40,13 +46,44 @@ func newRun(parent string) (*run, error) {
 			lock.Close()
 			continue
 		}
-		return &run{id: filepath.Base(dir), dir: dir, lock: lock}, nil
+		r := &run{id: filepath.Base(dir), dir: dir, lock: lock, memory: filepath.Join(dir, "memory")}
+		if err := r.mountMemory(); err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		return r, nil
 	}
 }
 
+// mountMemory mounts a tmpfs in this engine's own namespace for small files of a
+// short life, for which ext4 takes long to find inodes. A kernel before 6.6,
+// whose tmpfs cannot hold the marks of a rootless overlay, leaves them on disk.
+func (r *run) mountMemory() error {
+	if err := os.Mkdir(r.memory, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", r.memory, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return &os.PathError{Op: "mount tmpfs", Path: r.memory, Err: err}
+	}
+	r.mounted = true
+	if err := unix.Setxattr(r.memory, "user.overlay.ossify", []byte("y"), 0); err != nil {
+		return r.unmountMemory()
+	}
+	return nil
+}
+
+func (r *run) unmountMemory() error {
+	if !r.mounted {
+		return nil
+	}
+	r.mounted = false
+	if err := unix.Unmount(r.memory, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "unmount", Path: r.memory, Err: err}
+	}
+	return nil
+}
+
 func (r *run) close() error {
-	err := os.RemoveAll(r.dir)
-	return errors.Join(err, r.lock.Close())
+	return errors.Join(r.unmountMemory(), os.RemoveAll(r.dir), r.lock.Close())
 }
 
 // lockFile opens path and locks it with flock(2); closing the file unlocks it.
@@ -70,43 +107,41 @@ func lockFile(path string, how int) (*os.File, error) {
 
 // LockStage makes this engine the only one to build the stage. waiting, which
 // may be nil, is called once if another engine is at it. The returned function
-// unlocks.
+// unlocks; so does the end of the process.
 func (s *Store) LockStage(id string, waiting func()) (unlock func(), err error) {
-	path := filepath.Join(s.dir, "locks", id)
-	for {
-		f, err := lockFile(path, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			if waiting != nil {
-				waiting()
-				waiting = nil
-			}
-			f, err = lockFile(path, unix.LOCK_EX)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("lock stage: %w", err)
-		}
-		if isAt(f, path) {
-			return func() {
-				os.Remove(path)
-				f.Close()
-			}, nil
-		}
-		f.Close() // removed by the engine that had it
-	}
-}
-
-// isAt says whether path still names the file, which another engine may have
-// removed and made anew.
-func isAt(f *os.File, path string) bool {
-	mine, err := f.Stat()
+	path := filepath.Join(s.dir, "stages.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return false
+		return nil, fmt.Errorf("lock stage: %w", err)
 	}
-	named, err := os.Stat(path)
-	return err == nil && os.SameFile(mine, named)
+	// Each stage is a byte of one file, far beyond its end. The lock belongs
+	// to the open file (F_OFD_SETLK(2const)).
+	sum := sha256.Sum256([]byte(id))
+	lock := unix.Flock_t{
+		Type:   unix.F_WRLCK,
+		Whence: io.SeekStart,
+		Start:  int64(binary.BigEndian.Uint64(sum[:]) >> 2),
+		Len:    1,
+	}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		if waiting != nil {
+			waiting()
+		}
+		for {
+			if err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lock); err != unix.EINTR {
+				break
+			}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock stage in %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
 }
 
-// sweep removes the folders, locks and unnamed layers of engines that are gone.
+// sweep removes the folders and the unnamed layers of engines that are gone.
 func (s *Store) sweep() error {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "run"))
 	if err != nil {
@@ -137,37 +172,7 @@ func (s *Store) sweep() error {
 			lock.Close()
 		}
 	}
-	if err := s.sweepLocks(); err != nil {
-		return err
-	}
 	return s.sweepLayers(live)
-}
-
-// sweepLocks removes the lock files that nobody holds.
-func (s *Store) sweepLocks() error {
-	dir := filepath.Join(s.dir, "locks")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && isAt(f, path) {
-			err = os.Remove(path)
-		}
-		f.Close()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 func (s *Store) sweepLayers(live map[string]bool) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/ossify/ossify/overlay"
 	"github.com/sirupsen/logrus"
@@ -41,7 +42,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	for _, sub := range []string{"storage", "sources", "lib", "digests", "locks", "run"} {
+	for _, sub := range []string{"storage", "sources", "lib", "digests", "run"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
@@ -53,7 +54,8 @@ func Open(dir string) (*Store, error) {
 	// What containers/storage logs it also returns.
 	logrus.SetLevel(logrus.PanicLevel)
 	st, err := storage.GetStore(types.StoreOptions{
-		RunRoot:         filepath.Join(dir, "run", "storage"),
+		// It would hold what is mounted by containers/storage: nothing.
+		RunRoot:         filepath.Join(run.memory, "storage"),
 		GraphRoot:       filepath.Join(dir, "storage"),
 		GraphDriverName: "overlay",
 	})
@@ -85,7 +87,18 @@ func (s *Store) Dir() string { return s.dir }
 // Sources is the directory of downloaded content.
 func (s *Store) Sources() string { return filepath.Join(s.dir, "sources") }
 
-// Scratch makes a new directory for this run, removed at the latest by Close.
+// Memory makes a new directory for this run, if possible in memory; Close
+// removes it.
+func (s *Store) Memory(pattern string) (dir string, err error) {
+	dir, err = os.MkdirTemp(s.run.memory, pattern)
+	if err != nil {
+		return "", fmt.Errorf("make scratch directory: %w", err)
+	}
+	return dir, nil
+}
+
+// Scratch makes a new directory for this run on the store's filesystem, removed
+// at the latest by Close.
 func (s *Store) Scratch(pattern string) (dir string, remove func() error, err error) {
 	dir, err = os.MkdirTemp(s.run.dir, pattern)
 	if err != nil {
@@ -102,6 +115,12 @@ type Layer struct {
 	// ID is the id of the containers/storage layer.
 	ID  string
 	key string
+	// dirs finds its directories once.
+	dirs func() (layerDirs, error)
+}
+
+func (s *Store) layer(id, key string) *Layer {
+	return &Layer{ID: id, key: key, dirs: sync.OnceValues(func() (layerDirs, error) { return s.findDirs(id) })}
 }
 
 // Find returns the checkpoint named id if its key is equal, else nil.
@@ -116,7 +135,7 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	if got, _ := layer.Flags[flagKey].(string); got != key {
 		return nil, nil
 	}
-	return &Layer{ID: layer.ID, key: key}, nil
+	return s.layer(layer.ID, key), nil
 }
 
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
@@ -132,16 +151,14 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create layer: %w", err)
 	}
-	l := &Layer{ID: layer.ID, key: key}
-	if base == nil {
+	l := s.layer(layer.ID, key)
+	upper, err := s.Upper(l)
+	if err == nil && base == nil {
 		// The driver makes roots 0555, osbuild's trees are 0755.
-		upper, err := s.Upper(l)
-		if err == nil {
-			err = os.Chmod(upper, 0o755)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("create layer: %w", errors.Join(err, s.Delete(l)))
-		}
+		err = os.Chmod(upper, 0o755)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create layer: %w", errors.Join(err, s.Delete(l)))
 	}
 	return l, nil
 }
@@ -157,7 +174,7 @@ func (s *Store) Commit(l *Layer, name string, epoch *int64, metadata json.RawMes
 // Seal brings the layer's content, which nobody changes any more, to disk.
 // epoch, in seconds, bounds the times in it if it is not nil.
 func (s *Store) Seal(l *Layer, epoch *int64) error {
-	dirs, err := s.dirs(l.ID)
+	dirs, err := l.dirs()
 	if err != nil {
 		return err
 	}
@@ -252,7 +269,7 @@ func (s *Store) ForgetFailed(pipeline string) error {
 	if _, ours := layer.Flags[flagRun]; !ours {
 		return nil
 	}
-	return s.Delete(&Layer{ID: layer.ID})
+	return s.Delete(s.layer(layer.ID, ""))
 }
 
 // Delete removes a layer that nothing is based on.
@@ -268,7 +285,7 @@ type layerDirs struct {
 	lower       []string
 }
 
-func (s *Store) dirs(id string) (layerDirs, error) {
+func (s *Store) findDirs(id string) (layerDirs, error) {
 	driver, err := s.storage.GraphDriver()
 	if err != nil {
 		return layerDirs{}, fmt.Errorf("open storage driver: %w", err)
@@ -287,7 +304,7 @@ func (s *Store) dirs(id string) (layerDirs, error) {
 // Writable returns the stack with which the layer's tree is changed. An fsync
 // in it does nothing: Commit syncs.
 func (s *Store) Writable(l *Layer) (*overlay.Stack, error) {
-	d, err := s.dirs(l.ID)
+	d, err := l.dirs()
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +322,7 @@ func (s *Store) Writable(l *Layer) (*overlay.Stack, error) {
 
 // ReadOnly returns the stack with which the layer's tree is read.
 func (s *Store) ReadOnly(l *Layer) (*overlay.Stack, error) {
-	d, err := s.dirs(l.ID)
+	d, err := l.dirs()
 	if err != nil {
 		return nil, err
 	}
@@ -314,6 +331,6 @@ func (s *Store) ReadOnly(l *Layer) (*overlay.Stack, error) {
 
 // Upper returns the directory with what the layer itself changed.
 func (s *Store) Upper(l *Layer) (string, error) {
-	d, err := s.dirs(l.ID)
+	d, err := l.dirs()
 	return d.upper, err
 }

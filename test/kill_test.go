@@ -48,11 +48,15 @@ func TestKill(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	start := time.Now()
-	if out, err := build().CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	var whole time.Duration
+	for range 2 { // the first one also fills what clean leaves
+		clean()
+		start := time.Now()
+		if out, err := build().CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		whole = time.Since(start)
 	}
-	whole := time.Since(start)
 	result := filepath.Join(dir, "out", "tar", "tree.tar")
 	want := sum(t, result)
 
@@ -182,7 +186,7 @@ func left(t *testing.T, store string) {
 	if strings.Contains(string(mounts), store) {
 		t.Errorf("mounts are left:\n%s", mounts)
 	}
-	for _, pattern := range []string{"run/engine-*", "locks/*", "lib/.*", "digests/.tmp*"} {
+	for _, pattern := range []string{"run/engine-*", "lib/.*", "digests/.tmp*"} {
 		if paths, _ := filepath.Glob(filepath.Join(store, pattern)); len(paths) > 0 {
 			t.Errorf("left: %q", paths)
 		}

@@ -98,11 +98,10 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 		return nil, err
 	}
 	e.closers = append(e.closers, e.store.Close)
-	dir, remove, err := e.store.Scratch("containers-")
+	dir, err := e.store.Memory("containers-")
 	if err != nil {
 		return nil, err
 	}
-	e.closers = append(e.closers, remove)
 	if e.containers, err = sandbox.NewContainers(dir); err != nil {
 		return nil, err
 	}
