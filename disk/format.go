@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/ossify/ossify/qcow2"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,6 +73,11 @@ type image struct {
 	pieces []piece
 }
 
+// remove removes the raw image, which is of no more use.
+func (m *image) remove() error {
+	return errors.Join(os.Remove(m.raw.Name()), m.raw.Close())
+}
+
 // store writes the image to output, which does not exist yet.
 func (m *image) store(ctx context.Context, t *tool, f *Format, id, output string) error {
 	if f.Name == "qcow2" && !f.oldQcow2() {
@@ -96,7 +102,14 @@ func (m *image) storeQcow2(ctx context.Context, f *Format, output string) (err e
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
+	// Closing starts to write what was truncated before (ext4), removing
+	// gives memory back: each takes its time, so they go side by side.
+	defer func() {
+		var group errgroup.Group
+		group.Go(dst.Close)
+		group.Go(m.remove)
+		err = errors.Join(err, group.Wait())
+	}()
 	// The raw image fills what the pieces leave.
 	pieces := slices.Clone(m.pieces)
 	slices.SortFunc(pieces, func(a, b piece) int { return int(a.offset - b.offset) })

@@ -96,7 +96,11 @@ func (b *builder) build(ctx context.Context, all *contents) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, raw.Close()) }()
+	defer func() {
+		if closeErr := raw.Close(); !errors.Is(closeErr, os.ErrClosed) {
+			err = errors.Join(err, closeErr)
+		}
+	}()
 	if err := raw.Truncate(b.layout.Size); err != nil {
 		return fmt.Errorf("make an image of %d bytes: %w", b.layout.Size, err)
 	}

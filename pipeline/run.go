@@ -315,6 +315,9 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 	res, layer, err := b.runStage(ctx, c, s, base, trees)
 	if err != nil {
 		unlock()
+		if failed := (*StageFailed)(nil); !errors.As(err, &failed) {
+			err = fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
+		}
 		return res, nil, err
 	}
 	c.name(s, layer, res, unlock)
@@ -322,7 +325,7 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 }
 
 // runStage runs the stage on a layer of its own, which it returns sealed.
-func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.Layer, trees map[string]*store.Layer) (_ *StageResult, _ *store.Layer, err error) {
+func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.Layer, trees map[string]*store.Layer) (*StageResult, *store.Layer, error) {
 	b.Monitor.BeginStage(info(s))
 	start := time.Now()
 	res := &StageResult{Stage: s}
@@ -332,32 +335,21 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	}()
 	w, err := c.workplace(s, base)
 	if err != nil {
-		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
+		return res, nil, err
 	}
-	kept := false
-	defer func() {
-		if err != nil && !kept {
-			err = errors.Join(err, c.discard(), w.discard())
-		}
-	}()
-	c.follow(w)
-	status, err := w.execute(ctx, trees, res)
+	status, err := w.execute(ctx, c, trees, res)
 	res.Output = w.output.String()
+	if err == nil && status == 0 {
+		err = b.Store.Seal(w.layer, s.SourceEpoch)
+	}
 	if err != nil {
-		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
+		return res, nil, errors.Join(err, c.discard(), w.discard())
 	}
 	if status != 0 {
-		if err := c.discard(); err != nil {
+		if err := errors.Join(c.discard(), b.Store.KeepFailed(w.layer, s.Pipeline.Name)); err != nil {
 			return res, nil, err
 		}
-		if err := b.Store.KeepFailed(w.layer, s.Pipeline.Name); err != nil {
-			return res, nil, err
-		}
-		kept = true
 		return res, nil, &StageFailed{Result: res, Status: status}
-	}
-	if err := b.Store.Seal(w.layer, s.SourceEpoch); err != nil {
-		return res, nil, fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
 	res.Success = true
 	return res, w.layer, nil

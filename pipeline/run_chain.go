@@ -63,7 +63,8 @@ func (w *workplace) makeContainer(root *preparedRoot) (err error) {
 	return err
 }
 
-// workplace returns that of s on base: the prepared one, if it is that.
+// workplace returns that of s on base: the prepared one, if it is that. It may
+// still be in the making.
 func (c *chain) workplace(s *Stage, base *store.Layer) (*workplace, error) {
 	w := c.next
 	if w == nil || w.stage != s || base == nil || w.base.ID != base.ID {
@@ -73,9 +74,6 @@ func (c *chain) workplace(s *Stage, base *store.Layer) (*workplace, error) {
 		w = c.prepare(s, base)
 	}
 	c.next = nil
-	if err := w.making.Wait(); err != nil {
-		return nil, errors.Join(err, w.discard())
-	}
 	return w, nil
 }
 
@@ -93,7 +91,6 @@ func (c *chain) discard() error {
 		return nil
 	}
 	c.next = nil
-	_ = w.making.Wait() // what could not be made is not needed
 	return w.discard()
 }
 
@@ -113,6 +110,7 @@ func (w *workplace) close() error {
 
 // discard ends the container and deletes the layer.
 func (w *workplace) discard() error {
+	_ = w.making.Wait() // what could not be made is not there
 	err := w.close()
 	if w.layer != nil {
 		err = errors.Join(err, w.b.Store.Delete(w.layer))

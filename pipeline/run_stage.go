@@ -172,17 +172,22 @@ func (b *builder) unmountAll() error {
 	return errors.Join(errs...)
 }
 
-// execute maps the stage's inputs and runs its module on the workplace's layer.
-func (w *workplace) execute(ctx context.Context, trees map[string]*store.Layer, res *StageResult) (status int, err error) {
-	tree, err := w.b.Store.Writable(w.layer)
-	if err != nil {
-		return 0, err
-	}
+// execute maps the stage's inputs, while the workplace may still be in the
+// making, and runs its module.
+func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*store.Layer, res *StageResult) (status int, err error) {
 	inputs, release, err := w.b.mapInputs(ctx, w.stage, trees)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	if err := w.making.Wait(); err != nil {
+		return 0, err
+	}
+	c.follow(w)
+	tree, err := w.b.Store.Writable(w.layer)
+	if err != nil {
+		return 0, err
+	}
 	args, err := arguments(w.stage, inputs.args)
 	if err != nil {
 		return 0, err
