@@ -57,7 +57,7 @@ type Options struct {
 	// Compression is None, Zlib or Zstd.
 	Compression Compression
 	// Level trades time for size; 0 means the default of the compression.
-	// Zlib takes 1 to 9 (default 4, about the size of zlib at its level 6),
+	// Zlib takes 1 to 9 (default 2, about the size of zlib at its level 6),
 	// Zstd takes 1 to 22 as the zstd command (default 3); None takes
 	// only 0.
 	Level int
@@ -124,7 +124,7 @@ func (o Options) withDefaults() (Options, error) {
 	switch o.Compression {
 	case None:
 	case Zlib:
-		maxLevel, preset = 9, 4
+		maxLevel, preset = 9, 2
 	case Zstd:
 		maxLevel, preset = 22, 3
 	default:
