@@ -30,7 +30,7 @@ test:
 	scripts/test
 
 lint: setup
-	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	bad=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not formatted: $$bad"; exit 1; }
 	$(GO) vet -tags "$(TAGS)" ./...
 
 bench:

@@ -64,6 +64,10 @@ var ErrTimeout = errors.New("time limit reached")
 // Containers makes containers. It holds what all of them share; several can
 // run at the same time.
 type Containers struct {
+	// Debug, if not nil, is told how each container is laid out. Set it
+	// before the first one is made.
+	Debug io.Writer
+
 	dir      string
 	uid, gid []configs.IDMap
 	close    func() error
@@ -87,6 +91,14 @@ func NewContainers(dir string) (*Containers, error) {
 
 // Close takes the shared devices away; all containers must have ended.
 func (c *Containers) Close() error { return c.close() }
+
+// layout is Layout, told to Debug.
+func (c *Containers) layout(id, dir string, ops []Op) (undo func() error, err error) {
+	if c.Debug != nil {
+		fmt.Fprintf(c.Debug, "%s:\n%s", id, DescribeAll(ops))
+	}
+	return Layout(dir, ops)
+}
 
 func (c *Containers) state() string   { return filepath.Join(c.dir, "state") }
 func (c *Containers) devices() string { return filepath.Join(c.dir, "dev") }

@@ -58,8 +58,8 @@ func enterAsRoot() error {
 			return fmt.Errorf("map root's ids: %w", err)
 		}
 		if !mapped {
-			// The host's own filesystem cannot be id-mapped (overlay
-			// before 6.x, NFS): build with the ids of the host.
+			// Such as overlay, the root of many a CI container, and NFS.
+			fmt.Fprintln(os.Stderr, "ossify: note: the filesystem of / cannot be id-mapped, so stages run with root's own user ids; an ordinary user's builds are confined better")
 			return sealProgram()
 		}
 		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: rootBase, Size: rootIDs}}

@@ -64,7 +64,8 @@ type StageResult struct {
 // on: making one takes longer than many a stage does, so it is made while the
 // stage before is still at work.
 type PreparedStage struct {
-	stage     *Stage
+	id        string
+	debug     io.Writer
 	dir       string
 	errs      *errorServer
 	api, loop *apiServer
@@ -77,13 +78,13 @@ type PreparedStage struct {
 // removes after Close, with a name that no other container has. output gets what
 // the stage prints.
 func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overlay.Stack, s *Stage, output io.Writer) (_ *PreparedStage, err error) {
-	p := &PreparedStage{stage: s, errs: &errorServer{}}
+	id := filepath.Base(scratch)
+	p := &PreparedStage{id: id, debug: c.Debug, errs: &errorServer{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	id := filepath.Base(scratch)
 	stack, err := p.directories(filepath.Join(c.dir, id), layer)
 	if err != nil {
 		return nil, err
@@ -107,7 +108,7 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		ops = append(ops, Bind{Source: s.Runner, Target: runner})
 		args = append([]string{runner}, args...)
 	}
-	undo, err := Layout(p.dir, ops)
+	undo, err := c.layout(id+" for "+s.Name, p.dir, ops)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +157,9 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	}
 	if content.Inputs != "" {
 		ops = append(ops, Bind{Source: content.Inputs, Target: "/run/osbuild/inputs"})
+	}
+	if p.debug != nil {
+		fmt.Fprintf(p.debug, "%s:\n%s", p.id, DescribeAll(ops))
 	}
 	for _, op := range ops {
 		if err := op.Apply(p.dir); err != nil {
@@ -240,7 +244,7 @@ func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *Buil
 		Bind{Source: libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/api", Mode: 0o755},
 	)
-	undo, err := Layout(dir, ops)
+	undo, err := c.layout(filepath.Base(scratch)+" for "+filepath.Base(runner), dir, ops)
 	if err != nil {
 		return err
 	}
@@ -283,7 +287,7 @@ func (c *Containers) RunTool(ctx context.Context, scratch string, root *BuildRoo
 	for _, b := range binds {
 		ops = append(ops, b)
 	}
-	undo, err := Layout(dir, ops)
+	undo, err := c.layout(filepath.Base(scratch)+" for "+cmd.Args[0], dir, ops)
 	if err != nil {
 		return 0, err
 	}

@@ -27,6 +27,7 @@ type storeOptions struct {
 	store   string
 	libdirs []string
 	quiet   bool
+	debug   bool
 }
 
 func (o *storeOptions) addFlags(cmd *cobra.Command) {
@@ -34,6 +35,7 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
 	f.StringVar(&o.store, "cache", defaultStore(), "same as --store")
 	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own (can be given several times)")
+	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
 }
 
@@ -106,6 +108,9 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 		return nil, err
 	}
 	e.closers = append(e.closers, e.containers.Close)
+	if o.debug {
+		e.containers.Debug = os.Stderr
+	}
 	native, err := nativeLibdir(e.store)
 	if err != nil {
 		return nil, err
