@@ -43,9 +43,9 @@ func (b *BuildRoot) skeleton() []Op {
 		Dir{Target: "/sys", Mode: 0o555},
 		Dir{Target: "/run", Mode: 0o755},
 		Dir{Target: "/root", Mode: 0o700},
-		Dir{Target: "/tmp", Mode: 0o1777 | os.ModeSticky},
+		Dir{Target: "/tmp", Mode: 0o777 | os.ModeSticky},
 		Dir{Target: "/var", Mode: 0o755},
-		Dir{Target: "/var/tmp", Mode: 0o1777 | os.ModeSticky},
+		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
 	}
 	for _, name := range rootLinks {
 		if st, err := os.Stat(filepath.Join(b.Tree, "usr", name)); err == nil && st.IsDir() {

@@ -99,7 +99,15 @@ func (o Bind) Describe() string {
 }
 
 // Describe says in one line what the step does.
-func (o Dir) Describe() string { return fmt.Sprintf("dir %s %04o", o.Target, o.Mode) }
+func (o Dir) Describe() string { return fmt.Sprintf("dir %s %04o", o.Target, octal(o.Mode)) }
+
+// octal is a mode as chmod(1) has it.
+func octal(m os.FileMode) os.FileMode {
+	if m&os.ModeSticky != 0 {
+		return m.Perm() | 0o1000
+	}
+	return m & 0o7777
+}
 
 // Describe says in one line what the step does.
 func (o File) Describe() string {

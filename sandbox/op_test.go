@@ -19,6 +19,7 @@ func TestDescribe(t *testing.T) {
 		sandbox.Bind{Source: "/usr", Target: "/usr"},
 		sandbox.Bind{Source: "/dev/null", Target: "/dev/null", Writable: true, Devices: true, Optional: true},
 		sandbox.Dir{Target: "/run/x", Mode: 0o700},
+		sandbox.Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
 		sandbox.File{Target: "/etc/f", Content: []byte("abc"), Mode: 0o644},
 		sandbox.Symlink{To: "usr/bin", Target: "/bin"},
 	}
@@ -28,6 +29,7 @@ tmpfs /tmp 1777
 bind /usr <- /usr ro
 bind /dev/null <- /dev/null rw optional dev
 dir /run/x 0700
+dir /var/tmp 1777
 file /etc/f 0644 (3 bytes)
 symlink /bin -> usr/bin
 `

@@ -94,7 +94,7 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 	ops := append(root.ops(stack),
 		// Large temporary files go to disk.
 		Bind{Source: scratch, Target: "/var/tmp", Writable: true},
-		Dir{Target: "/var/tmp", Mode: 0o1777 | os.ModeSticky},
+		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
 		Bind{Source: s.Program, Target: program},
 		Bind{Source: s.Libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/tree", Mode: 0o755},
