@@ -217,7 +217,7 @@ mount -o remount,bind,ro usr
 mount --rbind /dev dev
 for d in bin sbin lib lib64; do ln -s usr/$d $d; done
 cp "$(readlink -f "$runner")" run/"$(basename "$runner")"
-exec chroot . /run/"$(basename "$runner")" "$@"
+exec /usr/sbin/chroot . /run/"$(basename "$runner")" "$@"
 `
 
 // TestInContainer runs every runner on the machine's own system.
