@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -93,7 +95,9 @@ var (
 // and looks at it from inside; changes it; and builds it again elsewhere.
 func TestDebian(t *testing.T) {
 	d := newDebian(t)
+	start := time.Now()
 	image, log := d.compose(t, d.store, "one", "out")
+	whole := time.Since(start)
 	t.Log(log)
 
 	t.Run("bios", func(t *testing.T) { login(t, image, "bios", "one") })
@@ -125,18 +129,49 @@ func TestDebian(t *testing.T) {
 		}
 	})
 
-	t.Run("same bytes in another store", func(t *testing.T) {
+	t.Run("same bytes in another store after kills", func(t *testing.T) {
 		other := filepath.Join(d.dir, "store2")
 		// The packages need not come over the network twice.
 		if err := os.MkdirAll(other, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		d.run(t, d.store, "unshare", "cp", "-a", filepath.Join(d.store, "sources"), other)
+		d.killBuilds(t, other, whole)
 		second, _ := d.compose(t, other, "one", "again")
 		if a, b := sum(t, image), sum(t, second); a != b {
 			t.Errorf("first image %s, second %s", a, b)
 		}
+		left(t, other)
 	})
+}
+
+// killBuilds kills builds of the blueprint at random moments. Each has another
+// source-epoch, so that nothing of it is cached and every stage has its turn.
+func (d *debian) killBuilds(t *testing.T, store string, whole time.Duration) {
+	t.Helper()
+	text := d.run(t, store, "compose", filepath.Join(d.dir, "one.toml"), "--manifest-only")
+	epoch := regexp.MustCompile(`"source-epoch": ?(\d+)`).FindStringSubmatch(text)
+	if epoch == nil {
+		t.Fatalf("no source-epoch in %s", text)
+	}
+	last, err := strconv.Atoi(epoch[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed, n := 0, kills(t, 3)
+	for i := range n {
+		manifest := strings.ReplaceAll(text, epoch[0], fmt.Sprintf(`"source-epoch": %d`, last-1-i))
+		path := filepath.Join(d.dir, "killed.json")
+		if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		build := exec.Command(d.ossify, "--quiet", "--store", store, "--export", "qcow2", "--output-directory", filepath.Join(d.dir, "killed"), path)
+		if kill(t, build, i, whole) {
+			killed++
+		}
+		waitGone(t, store)
+	}
+	t.Logf("%d of %d builds were killed before their end", killed, n)
 }
 
 // TestBuildPipeline builds with a Debian tree as build root, not the host.

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -12,8 +13,34 @@ import (
 	"time"
 )
 
-// kills is how often TestKill ends a build; OSSIFY_TEST_KILLS makes it more.
-const kills = 20
+// kills is how often a test ends a build: n times, or what OSSIFY_TEST_KILLS says.
+func kills(t *testing.T, n int) int {
+	t.Helper()
+	if s := os.Getenv("OSSIFY_TEST_KILLS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// kill starts a build and ends it with SIGKILL within the time that it takes; in
+// odd rounds its whole process group. It says whether the build was not over.
+func kill(t *testing.T, build *exec.Cmd, round int, whole time.Duration) bool {
+	t.Helper()
+	build.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := build.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Duration(rand.Int64N(int64(whole))))
+	pid := build.Process.Pid
+	if round%2 == 1 {
+		pid = -pid
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	return build.Wait() != nil
+}
 
 // killManifest makes trees, an input and an export within about a second.
 const killManifest = `{"version": "2", "pipelines": [
@@ -39,9 +66,7 @@ func TestKill(t *testing.T) {
 	}
 	store := filepath.Join(dir, "store")
 	build := func() *exec.Cmd {
-		cmd := exec.Command(ossify, "--quiet", "--store", store, "--export", "tar", "--output-directory", filepath.Join(dir, "out"), manifest)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		return cmd
+		return exec.Command(ossify, "--quiet", "--store", store, "--export", "tar", "--output-directory", filepath.Join(dir, "out"), manifest)
 	}
 	clean := func() {
 		if out, err := exec.Command(ossify, "unshare", "rm", "-rf", filepath.Join(store, "storage"), filepath.Join(dir, "out")).CombinedOutput(); err != nil {
@@ -60,27 +85,11 @@ func TestKill(t *testing.T) {
 	result := filepath.Join(dir, "out", "tar", "tree.tar")
 	want := sum(t, result)
 
-	n := kills
-	if s := os.Getenv("OSSIFY_TEST_KILLS"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	n := kills(t, 20)
 	killed := 0
 	for i := range n {
 		clean()
-		cmd := build()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(rand.Int64N(int64(whole))))
-		pid := cmd.Process.Pid
-		if i%2 == 1 {
-			pid = -pid
-		}
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-		if err := cmd.Wait(); err != nil {
+		if kill(t, build(), i, whole) {
 			killed++
 		}
 		waitGone(t, store)
@@ -191,9 +200,31 @@ func left(t *testing.T, store string) {
 			t.Errorf("left: %q", paths)
 		}
 	}
-	// One layer for each of the six stages, one for the build root.
-	layers, err := filepath.Glob(filepath.Join(store, "storage/overlay/*/diff"))
-	if err != nil || len(layers) != 7 {
-		t.Errorf("%d layers, want 7 (%v)", len(layers), err)
+	data, err := os.ReadFile(filepath.Join(store, "storage/overlay-layers/layers.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layers []struct {
+		ID    string
+		Names []string
+	}
+	if err := json.Unmarshal(data, &layers); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, l := range layers {
+		named[l.ID] = len(l.Names) > 0
+	}
+	dirs, err := filepath.Glob(filepath.Join(store, "storage/overlay/*/diff"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		if id := filepath.Base(filepath.Dir(dir)); !named[id] {
+			t.Errorf("layer %s has no name", id)
+		}
+	}
+	if len(dirs) != len(layers) {
+		t.Errorf("%d layers on disk, %d known", len(dirs), len(layers))
 	}
 }
