@@ -13,31 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ossify/ossify/test/pty"
 	"golang.org/x/sys/unix"
 )
-
-// openPTY returns both ends of a new terminal.
-func openPTY(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = slave.Close() })
-	return master, slave
-}
 
 // guest asks for a login as getty and login do, then is a real shell.
 const guest = `stty -echo
@@ -53,7 +31,7 @@ PS1='\[\e[1m\]demo@testhost\[\e[0m\]:~$ ' exec bash --norc --noprofile -i`
 // startGuest returns a machine whose console is that of a program on this host.
 func startGuest(t *testing.T) *Machine {
 	t.Helper()
-	master, slave := openPTY(t)
+	master, slave := pty.Open(t)
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", guest)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TERM=vt220", "HOME=" + t.TempDir()}
@@ -116,7 +94,7 @@ func TestLoginIncorrect(t *testing.T) {
 // A terminal gives every key to the guest, Ctrl-C too, and is as before at the end.
 func TestKeyboard(t *testing.T) {
 	clean(t)
-	master, slave := openPTY(t)
+	master, slave := pty.Open(t)
 	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package inputs
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -10,9 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/sandbox"
-	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/ossify/ossify/test/schema"
 	"golang.org/x/sys/unix"
 )
 
@@ -314,51 +312,5 @@ func TestSchemas(t *testing.T) {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":["name:os"]}`,
 		},
 	}
-	for _, input := range All {
-		schema := compileSchema(t, input)
-		if len(accepted[input.Name]) == 0 || len(refused[input.Name]) == 0 {
-			t.Errorf("%s: no cases", input.Name)
-		}
-		for want, texts := range map[bool][]string{true: accepted[input.Name], false: refused[input.Name]} {
-			for _, text := range texts {
-				v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := schema.Validate(v); (err == nil) != want {
-					t.Errorf("%s: got %v, accepted should be %v", text, err, want)
-				}
-			}
-		}
-	}
-}
-
-func compileSchema(t *testing.T, input module.Module) *jsonschema.Schema {
-	t.Helper()
-	data, err := Schemas.ReadFile(input.Name + ".meta.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var meta struct {
-		Summary     string          `json:"summary"`
-		Description []string        `json:"description"`
-		Schema      json.RawMessage `json:"schema"`
-	}
-	if err := json.Unmarshal(data, &meta); err != nil || meta.Summary == "" || len(meta.Description) == 0 {
-		t.Fatalf("%s: %+v, %v", input.Name, meta, err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(meta.Schema))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.DefaultDraft(jsonschema.Draft4)
-	if err := c.AddResource("mem:///"+input.Name, doc); err != nil {
-		t.Fatal(err)
-	}
-	schema, err := c.Compile("mem:///" + input.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return schema
+	schema.Check(t, All, Schemas, accepted, refused)
 }

@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/moby/sys/mountinfo"
@@ -74,6 +76,13 @@ func enterAsRoot() error {
 	}
 	os.Unsetenv(stepEnv)
 	return privateMounts()
+}
+
+// isRootsNamespace says whether this process is in a namespace that enterAsRoot
+// has made, as below "ossify unshare".
+func isRootsNamespace() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && slices.Equal(strings.Fields(string(data)), []string{"0", strconv.Itoa(rootBase), strconv.Itoa(rootIDs)})
 }
 
 // rerun runs the program again with attr and exits with its status.

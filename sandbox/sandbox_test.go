@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,22 +13,10 @@ import (
 	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
-	"go.podman.io/storage/pkg/reexec"
+	"github.com/ossify/ossify/test/namespace"
 )
 
-func TestMain(m *testing.M) {
-	if sandbox.IsContainerInit() {
-		sandbox.ContainerInit()
-	}
-	if reexec.Init() {
-		return
-	}
-	if err := sandbox.EnterNamespace(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { namespace.Main(m, func() error { return nil }) }
 
 // host is a store with the host as build root.
 type host struct {

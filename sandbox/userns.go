@@ -32,7 +32,7 @@ func EnterNamespace() error {
 		}
 		os.Setenv(programEnv, exe)
 	}
-	if os.Geteuid() == 0 && unshare.GetRootlessUID() > 0 {
+	if os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(stepEnv) == "" && isRootsNamespace()) {
 		if err := sealProgram(); err != nil {
 			return err
 		}

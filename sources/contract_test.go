@@ -1,9 +1,7 @@
 package sources
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -12,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/ossify/ossify/module"
-	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/ossify/ossify/test/schema"
 )
 
 // itemsOf makes an item of that content for each source.
@@ -132,51 +130,5 @@ func TestSchemas(t *testing.T) {
 		"org.osbuild.inline": {`{}`, `{"items":{"md5:00000000000000000000000000000000":{"encoding":"hex","data":""}}}`, `{"items":{"x":{}}}`},
 		"org.osbuild.curl":   {`{}`, `{"items":{},"urls":{}}`, `{"items":{"md5:00000000000000000000000000000000":{"size":1}}}`, `{"items":{"x":"y"}}`},
 	}
-	for _, source := range All {
-		data, err := Schemas.ReadFile(source.Name + ".meta.json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var meta struct {
-			Summary     string          `json:"summary"`
-			Description []string        `json:"description"`
-			Schema      json.RawMessage `json:"schema"`
-		}
-		if err := json.Unmarshal(data, &meta); err != nil || meta.Summary == "" || len(meta.Description) == 0 {
-			t.Fatalf("%s: %+v, %v", source.Name, meta, err)
-		}
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(meta.Schema))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := jsonschema.NewCompiler()
-		c.DefaultDraft(jsonschema.Draft4)
-		if err := c.AddResource("mem:///s", doc); err != nil {
-			t.Fatal(err)
-		}
-		schema, err := c.Compile("mem:///s")
-		if err != nil {
-			t.Fatalf("%s: %v", source.Name, err)
-		}
-		check := func(text string) error {
-			v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return schema.Validate(v)
-		}
-		for _, text := range accepted[source.Name] {
-			if err := check(text); err != nil {
-				t.Errorf("%s: %s: %v", source.Name, text, err)
-			}
-		}
-		if len(accepted[source.Name]) == 0 || len(refused[source.Name]) == 0 {
-			t.Errorf("%s: no cases", source.Name)
-		}
-		for _, text := range refused[source.Name] {
-			if check(text) == nil {
-				t.Errorf("%s: %s was accepted", source.Name, text)
-			}
-		}
-	}
+	schema.Check(t, All, Schemas, accepted, refused)
 }

@@ -9,26 +9,17 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
-	"go.podman.io/storage/pkg/reexec"
+	"github.com/ossify/ossify/test/namespace"
 )
 
 func TestMain(m *testing.M) {
-	if sandbox.IsContainerInit() {
-		sandbox.ContainerInit()
-	}
-	if reexec.Init() {
-		return
-	}
-	if dir := os.Getenv("OSSIFY_TEST_CRASH"); dir != "" {
-		crash(dir)
-	}
-	if err := sandbox.EnterNamespace(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	namespace.Main(m, func() error {
+		if dir := os.Getenv("OSSIFY_TEST_CRASH"); dir != "" {
+			crash(dir)
+		}
+		return nil
+	})
 }
 
 // crash dies in the middle of making a layer, as an engine does that is killed.
