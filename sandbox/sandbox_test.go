@@ -120,7 +120,7 @@ func (h *host) stage(ctx context.Context, script string, change func(*sandbox.St
 	if err != nil {
 		return nil, "", err
 	}
-	res, err := prepared.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: []byte(`{"options": {}}`)})
+	res, err := prepared.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: []byte(`{"options": {}}`), Inputs: h.scratch()})
 	return res, out.String(), errors.Join(err, prepared.Close())
 }
 
@@ -154,6 +154,9 @@ func TestStage(t *testing.T) {
 		{"no device nodes", `mknod /run/osbuild/tree/sda b 8 0`, 1, ""},
 		{"descriptors", `ls /proc/$$/fd | tr '\n' ' '`, 0, "0 1 2 255 "},
 		{"libdir is read-only", `touch /run/osbuild/lib/x`, 1, "Read-only file system"},
+		{"inputs are read-only", `touch /run/osbuild/inputs/x`, 1, "Read-only file system"},
+		{"inputs cannot be made writable", `mount -o remount,bind,rw /run/osbuild/inputs`, 32, ""},
+		{"nothing is below inputs", `umount /run/osbuild/inputs && ls -A /run/osbuild/inputs | wc -l`, 0, "0"},
 		{"no new privileges", `grep -q 'NoNewPrivs:.1' /proc/self/status`, 0, ""},
 		{"capabilities are the namespace's", `grep CapEff /proc/self/status`, 0, "00000001a9a447df"},
 		{"temporary directories", `echo 1 > /tmp/x && echo 1 > /var/tmp/x && echo 1 > /run/x && echo 1 > /dev/shm/x`, 0, ""},

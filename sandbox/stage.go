@@ -149,8 +149,9 @@ func (p *PreparedStage) directories(dir string, layer *overlay.Stack) (*overlay.
 
 // Run runs the stage. The tree is free when the container was closed.
 func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageResult, error) {
-	// These mounts spread to the container from /run, and cannot be changed
-	// in it: they come from a more privileged namespace.
+	// These mounts spread to the container from /run. Their flags are locked
+	// in it, as they come from a more privileged namespace; what a stage that
+	// takes them away finds below is empty.
 	ops := []Op{
 		Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"},
 		File{Target: module.ArgumentsPath, Content: content.Arguments, Mode: 0o644},
