@@ -176,7 +176,7 @@ func TestCurl(t *testing.T) {
 		{name: "429 twice", item: plain.URL + "/flaky/429", want: content, path: "/flaky/429", n: 3},
 		{name: "cut", item: plain.URL + "/cut", want: content, path: "/cut", n: 2},
 		{name: "stall", item: plain.URL + "/stall", want: content, path: "/stall", n: 2},
-		{name: "down", item: down.URL + "/x", err: []string{down.URL + "/x: connection refused; is the mirror up? try another with --mirror"}},
+		{name: "down", item: down.URL + "/x", err: []string{down.URL + "/x: connection refused; is the server up? give the manifest's item more \"mirrors\", or compose again with --mirror"}},
 		{name: "mirror", item: object{"url": down.URL, "mirrors": []string{plain.URL + "/status/404", plain.URL + "/ok/m"}}, want: content},
 		{name: "mirrors down", item: object{"url": down.URL, "mirrors": []string{plain.URL + "/status/410"}}, err: []string{"connection refused", "1 mirrors failed", "410 Gone"}, path: "/status/410", n: 1},
 		{name: "too large", item: object{"url": plain.URL + "/ok/l", "size": 5}, err: []string{"larger than the 5 bytes", "nothing was stored"}, path: "/ok/l", n: 1},

@@ -332,6 +332,9 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
+// tryAnother is the advice where a server does not answer.
+const tryAnother = `is the server up? give the manifest's item more "mirrors", or compose again with --mirror`
+
 // explain says what to do about common errors of the network.
 func explain(err error) error {
 	var wrapped *url.Error
@@ -343,7 +346,7 @@ func explain(err error) error {
 	var netErr net.Error
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return errors.New("connection refused; is the mirror up? try another with --mirror")
+		return errors.New("connection refused; " + tryAnother)
 	case errors.As(err, &dns):
 		return fmt.Errorf("%w; is the name right and the network up?", dns)
 	case errors.As(err, &unknown):
@@ -351,7 +354,7 @@ func explain(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the connection ended too early; try again, the download goes on where it ended")
 	case errors.As(err, &netErr) && netErr.Timeout():
-		return fmt.Errorf("%w; is the mirror up? try another with --mirror", err)
+		return fmt.Errorf("%w; "+tryAnother, err)
 	}
 	return err
 }
