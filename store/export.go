@@ -1,11 +1,14 @@
 package store
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -52,6 +55,51 @@ func (s *Store) Export(l *Layer, dir string) (files []string, err error) {
 		return nil, fmt.Errorf("export to %s: %w", dir, err)
 	}
 	return files, nil
+}
+
+// ExportTar writes the layer's tree to path as a tar archive, with the owners,
+// modes, links, attributes and times of the tree. The same tree gives the same
+// bytes. An error leaves what was at path.
+func (s *Store) ExportTar(ctx context.Context, l *Layer, path string) (err error) {
+	tool, err := exec.LookPath("tar")
+	if err != nil {
+		return fmt.Errorf("export to %s: tar is not installed; install it with: sudo apt-get install tar (Debian, Ubuntu) or sudo dnf install tar (Fedora)", path)
+	}
+	stack, err := s.ReadOnly(l)
+	if err != nil {
+		return err
+	}
+	scratch, remove, err := s.Scratch("export-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	unmount, err := stack.Mount(scratch)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
+	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return fmt.Errorf("export to %s: %w", path, err)
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	var messages bytes.Buffer
+	cmd := exec.CommandContext(ctx, tool, "--create", "--file=-", "--directory="+scratch, "--sort=name", "--numeric-owner",
+		"--acls", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=user.overlay.*", "--sparse", "--hole-detection=raw", "--format=posix",
+		"--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", ".")
+	cmd.Stdout, cmd.Stderr = out, &messages
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("export to %s: tar: %w: %s", path, err, strings.TrimSpace(messages.String()))
+	}
+	if err := errors.Join(out.Chmod(0o644), out.Sync(), out.Close(), os.Rename(out.Name(), path)); err != nil {
+		return fmt.Errorf("export to %s: %w", path, err)
+	}
+	return nil
 }
 
 func exportPath(from, to string, d fs.DirEntry, layer string) error {

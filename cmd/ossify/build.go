@@ -71,7 +71,7 @@ func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	o.storeOptions.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
-	f.StringArrayVar(&o.exports, "export", nil, "pipeline whose tree is copied to the output directory (can be given several times)")
+	f.StringArrayVar(&o.exports, "export", nil, "pipeline whose tree is copied to the output directory, all files yours; NAME:tar makes NAME.tar with the true owners (can be given several times)")
 	f.StringVar(&o.output, "output-directory", "", "directory for exports")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
@@ -225,8 +225,15 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		runErr = diskFull(runErr, e.store.Dir())
 	}
 	if runErr == nil {
-		for _, name := range o.exports {
-			if _, err := export(e, m, opts, m.Pipeline(name), filepath.Join(o.output, name)); err != nil {
+		for _, spec := range o.exports {
+			p, tar := exported(m, spec)
+			layer, err := builtTree(m, opts, p)
+			if err == nil && tar {
+				err = exportTar(ctx, e, layer, o.output, p.Name)
+			} else if err == nil {
+				_, err = exportFiles(e, layer, filepath.Join(o.output, p.Name))
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -270,7 +277,7 @@ func reportInvalid(err error, asJSON bool) error {
 func selectTargets(m *pipeline.Manifest, o *buildOptions) ([]*pipeline.Pipeline, error) {
 	var targets []*pipeline.Pipeline
 	for _, name := range o.exports {
-		p := m.Pipeline(name)
+		p, _ := exported(m, name)
 		if p == nil {
 			var names []string
 			for _, p := range m.Pipelines {
@@ -296,19 +303,39 @@ func selectTargets(m *pipeline.Manifest, o *buildOptions) ([]*pipeline.Pipeline,
 	return targets, nil
 }
 
-// export copies the tree of a built pipeline to dir.
-func export(e *engine, m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeline.Pipeline, dir string) ([]string, error) {
+// exported is the pipeline of an argument of --export, nil if there is none, and
+// whether it is wanted as an archive.
+func exported(m *pipeline.Manifest, spec string) (p *pipeline.Pipeline, tar bool) {
+	if p := m.Pipeline(spec); p != nil {
+		return p, false
+	}
+	name, tar := strings.CutSuffix(spec, ":tar")
+	return m.Pipeline(name), tar
+}
+
+// builtTree is the tree of a pipeline that was built.
+func builtTree(m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeline.Pipeline) (*store.Layer, error) {
 	layer, err := m.Tree(p, opts)
-	if err != nil {
-		return nil, err
+	if err == nil && layer == nil {
+		err = fmt.Errorf("pipeline %q has no stages, so there is nothing to export", p.Name)
 	}
-	if layer == nil {
-		return nil, fmt.Errorf("pipeline %q has no stages, so there is nothing to export", p.Name)
-	}
+	return layer, err
+}
+
+// exportFiles copies a tree to dir and returns the paths of its files in it.
+func exportFiles(e *engine, layer *store.Layer, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("export to %s: %w", dir, err)
 	}
 	return e.store.Export(layer, dir)
+}
+
+// exportTar writes a tree to output/NAME.tar.
+func exportTar(ctx context.Context, e *engine, layer *store.Layer, output, name string) error {
+	if err := os.MkdirAll(output, 0o755); err != nil {
+		return fmt.Errorf("export to %s: %w", output, err)
+	}
+	return e.store.ExportTar(ctx, layer, filepath.Join(output, name+".tar"))
 }
 
 // diskFull adds what to do to an error that a full filesystem has caused,

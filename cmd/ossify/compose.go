@@ -111,7 +111,11 @@ func composeImage(ctx context.Context, path string, o *composeOptions) (err erro
 	if err := os.MkdirAll(o.output, 0o755); err != nil {
 		return fmt.Errorf("make output directory: %w", err)
 	}
-	files, err := export(e, m, opts, m.Pipeline(target), o.output)
+	layer, err := builtTree(m, opts, m.Pipeline(target))
+	if err != nil {
+		return err
+	}
+	files, err := exportFiles(e, layer, o.output)
 	if err != nil {
 		return diskFull(err, o.output)
 	}
