@@ -77,17 +77,21 @@ func (l *logMonitor) Download(source string, p DownloadProgress) {
 	}
 }
 
-func (l *logMonitor) EndDownload(source string, cached int, err error) {
+func (l *logMonitor) BeginBuild(int, int) {}
+
+func (l *logMonitor) EndBuild(bool) {} // the caller sums up
+
+func (l *logMonitor) EndDownload(source string, r DownloadResult) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	items := l.items[source]
 	delete(l.told, source)
 	delete(l.items, source)
-	if err != nil {
+	if r.Err != nil {
 		l.print("%s: failed", source)
 		return
 	}
-	l.print("%s: %d downloaded, %d cached", source, items-cached, cached)
+	l.print("%s: %d downloaded, %d cached", source, items-r.Cached, r.Cached)
 }
 
 func (l *logMonitor) BeginPipeline(p PipelineInfo) {

@@ -22,10 +22,10 @@ func TestLog(t *testing.T) {
 	m.Download(curl, DownloadProgress{ItemsDone: 2, Items: 143, Done: 2 << 20, Total: 83 << 20})
 	m.BeginPipeline(PipelineInfo{Name: "os", Stages: 14, Cached: 1})
 	m.EndStage(StageInfo{Pipeline: "os", Name: "org.osbuild.noop", Index: 0, Count: 14}, StageResult{Cached: true, Success: true})
-	m.EndDownload(curl, 3, nil)
+	m.EndDownload(curl, DownloadResult{Cached: 3})
 	m.Download(curl, DownloadProgress{}) // late
 	m.BeginDownload("org.osbuild.inline", 1, 0)
-	m.EndDownload("org.osbuild.inline", 0, errors.New("told by the caller"))
+	m.EndDownload("org.osbuild.inline", DownloadResult{Cached: 0, Err: errors.New("told by the caller")})
 	m.BeginStage(hostname)
 	m.BeginStage(build)
 	m.StageOutput(hostname, []byte("first\r\n 10%\r 20%"))

@@ -3,18 +3,25 @@
 // progress is made; there is no global one.
 package monitor
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Monitor is told what happens. All methods are safe for concurrent use.
 type Monitor interface {
 	// Log is a line for the user.
 	Log(text string)
+	// BeginBuild comes first: so many pipelines and sources are looked at.
+	BeginBuild(pipelines, sources int)
+	// EndBuild comes last.
+	EndBuild(success bool)
 	// BeginDownload starts a source; bytes is 0 if the size is unknown.
 	BeginDownload(source string, items int, bytes int64)
 	// Download tells how far a source is.
 	Download(source string, p DownloadProgress)
-	// EndDownload ends a source, cached of whose items were there already.
-	EndDownload(source string, cached int, err error)
+	// EndDownload ends a source.
+	EndDownload(source string, r DownloadResult)
 	// BeginPipeline starts a pipeline.
 	BeginPipeline(p PipelineInfo)
 	// BeginStage starts a stage that was not cached.
@@ -37,6 +44,15 @@ type DownloadProgress struct {
 	Done, Total      int64
 }
 
+// DownloadResult is how a source ended: Cached of its items were there already,
+// Results are what the source said of each.
+type DownloadResult struct {
+	Cached   int
+	Err      error
+	Results  []json.RawMessage
+	Duration time.Duration
+}
+
 // PipelineInfo names a pipeline; Cached of its Stages need not run.
 type PipelineInfo struct {
 	Name, ID       string
@@ -53,6 +69,12 @@ type StageInfo struct {
 type StageResult struct {
 	Cached, Success bool
 	Duration        time.Duration
+	// Options are the manifest's, Metadata is the stage's own.
+	Options, Metadata json.RawMessage
+	// Output is the end of what the stage printed.
+	Output string
+	// Error is what the module reported, to be written as JSON, or nil.
+	Error any
 }
 
 // Null is a Monitor that shows nothing.
@@ -61,6 +83,12 @@ type Null struct{}
 // Log does nothing.
 func (Null) Log(string) {}
 
+// BeginBuild does nothing.
+func (Null) BeginBuild(int, int) {}
+
+// EndBuild does nothing.
+func (Null) EndBuild(bool) {}
+
 // BeginDownload does nothing.
 func (Null) BeginDownload(string, int, int64) {}
 
@@ -68,7 +96,7 @@ func (Null) BeginDownload(string, int, int64) {}
 func (Null) Download(string, DownloadProgress) {}
 
 // EndDownload does nothing.
-func (Null) EndDownload(string, int, error) {}
+func (Null) EndDownload(string, DownloadResult) {}
 
 // BeginPipeline does nothing.
 func (Null) BeginPipeline(PipelineInfo) {}

@@ -53,7 +53,7 @@ func TestTerminalConcurrent(t *testing.T) {
 				m.Download("curl", DownloadProgress{ItemsDone: i, Items: 100, Done: int64(10 * i), Total: 1000})
 				time.Sleep(5 * time.Millisecond) // lets the display draw in between
 			}
-			m.EndDownload("curl", 0, nil)
+			m.EndDownload("curl", DownloadResult{Cached: 0})
 		})
 		for p := range pipelines {
 			group.Go(func() {

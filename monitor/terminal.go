@@ -207,7 +207,11 @@ func (t *terminal) Download(source string, p DownloadProgress) {
 	}
 }
 
-func (t *terminal) EndDownload(source string, cached int, err error) {
+func (t *terminal) BeginBuild(int, int) {}
+
+func (t *terminal) EndBuild(bool) {} // the caller sums up
+
+func (t *terminal) EndDownload(source string, r DownloadResult) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.find(source, StageInfo{})
@@ -217,12 +221,12 @@ func (t *terminal) EndDownload(source string, cached int, err error) {
 	t.remove(a)
 	s, n := t.style, a.progress.Items
 	switch {
-	case err != nil:
+	case r.Err != nil:
 		t.say(s.paint(red, s.failed) + " " + source)
-	case n == cached:
+	case n == r.Cached:
 		t.say(fmt.Sprintf("%s %s  %s", s.paint(blue, s.cached), source, s.paint(dim, fmt.Sprintf("%s cached", count(n, "item")))))
 	default:
-		t.say(fmt.Sprintf("%s %s  %d downloaded, %d cached  %s", s.paint(green, s.done), source, n-cached, cached, Seconds(t.now().Sub(a.start))))
+		t.say(fmt.Sprintf("%s %s  %d downloaded, %d cached  %s", s.paint(green, s.done), source, n-r.Cached, r.Cached, Seconds(t.now().Sub(a.start))))
 	}
 }
 

@@ -63,7 +63,7 @@ func TestTerminalBuild(t *testing.T) {
 ⠋ org.osbuild.curl  ━━━━━━━━━━━───────────────────  33.0 MiB of 83.0 MiB  40/143  16.5 MiB/s  2.0s
 `[1:])
 
-	b.EndDownload("org.osbuild.curl", 3, nil)
+	b.EndDownload("org.osbuild.curl", DownloadResult{Cached: 3})
 	b.EndStage(build, StageResult{Success: true, Duration: 30 * time.Millisecond})
 	b.StageOutput(dpkg, []byte("c6 (2.36)\r\n"))
 	b.Log("two\nlines \x1b[31mred\a\n")
@@ -106,9 +106,9 @@ func TestTerminalCached(t *testing.T) {
 	b.EndStage(dpkg, StageResult{Cached: true, Success: true})     // told already
 	b.EndStage(hostname, StageResult{Cached: true, Success: true}) // by another build, meanwhile
 	b.BeginDownload("org.osbuild.curl", 1, 0)
-	b.EndDownload("org.osbuild.curl", 1, nil)
+	b.EndDownload("org.osbuild.curl", DownloadResult{Cached: 1})
 	b.BeginDownload("org.osbuild.inline", 1, 0)
-	b.EndDownload("org.osbuild.inline", 0, errors.New("told by the caller"))
+	b.EndDownload("org.osbuild.inline", DownloadResult{Cached: 0, Err: errors.New("told by the caller")})
 	b.expect(t, `
 ● os  1 of 14 stages cached
 ● os  2/14  org.osbuild.hostname        cached

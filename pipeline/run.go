@@ -136,6 +136,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 			return b.result(), err
 		}
 	}
+	b.Monitor.BeginBuild(len(b.runs), len(b.sources))
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range b.sources {
 		group.Go(func() error { return b.download(ctx, s) })
@@ -148,6 +149,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		})
 	}
 	err := errors.Join(group.Wait(), b.cleanup.Wait(), b.unmountAll())
+	b.Monitor.EndBuild(err == nil)
 	return b.result(), err
 }
 
@@ -331,7 +333,7 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	res := &StageResult{Stage: s}
 	defer func() {
 		res.Duration = time.Since(start)
-		b.Monitor.EndStage(info(s), monitor.StageResult{Success: res.Success, Duration: res.Duration})
+		b.Monitor.EndStage(info(s), res.told())
 	}()
 	w, err := c.workplace(s, base)
 	if err != nil {
@@ -353,6 +355,20 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	}
 	res.Success = true
 	return res, w.layer, nil
+}
+
+// told is what a monitor gets of the result.
+func (r *StageResult) told() monitor.StageResult {
+	told := monitor.StageResult{
+		Success: r.Success, Duration: r.Duration, Options: r.Stage.Options, Metadata: r.Metadata, Output: r.Output,
+	}
+	if r.Error != nil {
+		told.Error = r.Error
+	}
+	if string(told.Options) == "{}" {
+		told.Options = nil
+	}
+	return told
 }
 
 // maxOutput is how much of a stage's output is kept for the result, in bytes.

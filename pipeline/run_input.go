@@ -227,7 +227,7 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 	b.Monitor.BeginDownload(name, len(r.items), itemsSize(r.items))
 	defer func() {
 		r.result.Err, r.result.Duration = err, time.Since(start)
-		b.Monitor.EndDownload(name, r.result.Cached, err)
+		b.Monitor.EndDownload(name, monitor.DownloadResult{Cached: r.result.Cached, Err: err, Results: r.result.Results, Duration: r.result.Duration})
 		if err == nil {
 			close(r.done)
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // storeOptions say where things are; every command that builds has them.
@@ -59,6 +58,7 @@ func defaultStore() string {
 
 type buildOptions struct {
 	storeOptions
+	monitor     monitorOptions
 	checkpoints []string
 	exports     []string
 	output      string
@@ -69,6 +69,7 @@ type buildOptions struct {
 
 func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	o.storeOptions.addFlags(cmd)
+	o.monitor.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
 	f.StringArrayVar(&o.exports, "export", nil, "pipeline whose tree is copied to the output directory, all files yours; NAME:tar makes NAME.tar with the true owners (can be given several times)")
@@ -158,17 +159,6 @@ func nativeLibdir(s *store.Store) (string, error) {
 	return dir, nil
 }
 
-// newMonitor shows progress on standard error, live if that is a terminal.
-func newMonitor(quiet bool) monitor.Monitor {
-	switch {
-	case quiet:
-		return monitor.Null{}
-	case term.IsTerminal(int(os.Stderr.Fd())):
-		return monitor.NewTerminal(os.Stderr)
-	}
-	return monitor.NewLog(os.Stderr)
-}
-
 func readManifest(path string) (name string, data []byte, err error) {
 	if path == "-" {
 		data, err = io.ReadAll(os.Stdin)
@@ -185,6 +175,9 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if len(o.exports) > 0 && o.output == "" {
 		return usageError{errors.New("--export needs --output-directory")}
 	}
+	if err := o.monitor.check(); err != nil {
+		return err
+	}
 	if err := sandbox.EnterNamespace(); err != nil {
 		return err
 	}
@@ -192,7 +185,7 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if err != nil {
 		return err
 	}
-	mon := newMonitor(o.quiet || o.json || o.inspect)
+	mon := o.monitor.open(path, o.quiet || o.json || o.inspect)
 	defer mon.Close()
 	e, err := openEngine(&o.storeOptions, mon)
 	if err != nil {
