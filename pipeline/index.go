@@ -186,19 +186,33 @@ func (ix *Index) Runner(name string) (Runner, error) {
 			continue
 		}
 		runner := Runner{Name: name, Path: r.path}
-		data, err := os.ReadFile(r.path + ".meta.json")
-		if errors.Is(err, fs.ErrNotExist) {
-			return runner, nil // osbuild's have none
+		var err error
+		if runner.Meta, err = runnerMeta(r.path); !errors.Is(err, fs.ErrNotExist) {
+			return runner, err
 		}
-		if err != nil {
-			return Runner{}, fmt.Errorf("runner %s: %w", name, err)
-		}
-		if err := json.Unmarshal(data, &runner.Meta); err != nil {
-			return Runner{}, fmt.Errorf("%s.meta.json: %w", r.path, err)
+		// osbuild's runners have no description. They prepare the build root
+		// and start the module in it, as those of the same name do that say
+		// that this need not be repeated.
+		for _, other := range ix.runners {
+			if meta, err := runnerMeta(other.path); err == nil && other.distro == distro {
+				runner.Meta = meta
+				break
+			}
 		}
 		return runner, nil
 	}
 	return Runner{}, fmt.Errorf("no runner %q and no older one of %q: %w", name, distro, fs.ErrNotExist)
+}
+
+func runnerMeta(path string) (meta Meta, err error) {
+	data, err := os.ReadFile(path + ".meta.json")
+	if err != nil {
+		return meta, fmt.Errorf("description of runner: %w", err)
+	}
+	if err := json.Unmarshal(data, &meta); err != nil {
+		return meta, fmt.Errorf("%s.meta.json: %w", path, err)
+	}
+	return meta, nil
 }
 
 // HostRunner returns the runner for this host, by os-release(5).
