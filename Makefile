@@ -8,7 +8,7 @@ SAMPLE  ?= samples/debian-minimal.toml
 
 export CGO_ENABLED = 1
 
-.PHONY: all build program run test lint bench install setup clean
+.PHONY: all build program run test lint bench install install-osbuild-alias setup clean
 all: build
 
 setup:
@@ -40,6 +40,10 @@ bench:
 
 install:
 	install -D -m 755 build/ossify $(DESTDIR)$(PREFIX)/bin/ossify
+
+# Programs that start osbuild then start ossify, which answers in its place.
+install-osbuild-alias: install
+	ln -sf ossify $(DESTDIR)$(PREFIX)/bin/osbuild
 
 clean:
 	rm -rf build

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/ossify/ossify/pyjson"
@@ -30,7 +31,13 @@ func Load(name string, data []byte, index *Index) (*Manifest, error) {
 		c.fail(nil, "a manifest is a JSON object")
 		return nil, c.err()
 	}
-	if c.finite(doc, nil); c.err() != nil {
+	if wrapped := wrapPipeline(root); wrapped != root {
+		root = wrapped
+		for path, off := range maps.Clone(c.offsets) {
+			c.offsets[".pipeline"+path] = off
+		}
+	}
+	if c.finite(root, nil); c.err() != nil {
 		return nil, c.err()
 	}
 	m := &Manifest{Name: name, Version: "1"}

@@ -23,6 +23,15 @@ func (m *Manifest) Pipeline(nameOrID string) *Pipeline {
 	return m.byID(nameOrID)
 }
 
+// Names lists the names of the pipelines.
+func (m *Manifest) Names() []string {
+	names := make([]string, len(m.Pipelines))
+	for i, p := range m.Pipelines {
+		names[i] = p.Name
+	}
+	return names
+}
+
 func (m *Manifest) named(name string) *Pipeline {
 	for _, p := range m.Pipelines {
 		if p.Name == name {

@@ -5,30 +5,80 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"regexp"
+	"slices"
+	"strings"
 )
 
-// Match returns the pipelines that have the given name or id, or a stage with
-// it. The pattern may be a glob as in path.Match, as osbuild's --checkpoint.
-func (m *Manifest) Match(pattern string) ([]*Pipeline, error) {
-	var found []*Pipeline
+// Match returns the stages that the patterns of --checkpoint mean: those with a
+// matching name or id, and the last one of a pipeline with a matching name. The
+// patterns are those of Python's fnmatch.
+func (m *Manifest) Match(patterns ...string) []*Stage {
+	expressions := make([]*regexp.Regexp, len(patterns))
+	for i, pattern := range patterns {
+		expressions[i] = fnmatch(pattern)
+	}
+	matching := func(name string) bool {
+		return slices.ContainsFunc(expressions, func(r *regexp.Regexp) bool { return r.MatchString(name) })
+	}
+	var found []*Stage
 	for _, p := range m.Pipelines {
-		names := []string{p.Name}
-		for _, s := range p.Stages {
-			names = append(names, s.ID, s.Name)
-		}
-		for _, name := range names {
-			ok, err := path.Match(pattern, name)
-			if err != nil {
-				return nil, fmt.Errorf("pattern %q: %w", pattern, err)
-			}
-			if ok {
-				found = append(found, p)
-				break
+		for i, s := range p.Stages {
+			last := i == len(p.Stages)-1
+			if matching(s.ID) || matching(s.Name) || last && matching(p.Name) {
+				found = append(found, s)
 			}
 		}
 	}
-	return found, nil
+	return found
+}
+
+// fnmatch is a shell pattern as an expression: *, ?, [seq] and [!seq]; a bracket
+// that is not closed stands for itself.
+func fnmatch(pattern string) *regexp.Regexp {
+	var b strings.Builder
+	b.WriteString(`(?s)\A`)
+	for i := 0; i < len(pattern); {
+		switch c := pattern[i]; c {
+		case '*':
+			b.WriteString(".*")
+		case '?':
+			b.WriteByte('.')
+		case '[':
+			if set, n := bracket(pattern[i:]); n > 0 {
+				b.WriteString(set)
+				i += n
+				continue
+			}
+			b.WriteString(`\[`)
+		default:
+			b.WriteString(regexp.QuoteMeta(pattern[i : i+1]))
+		}
+		i++
+	}
+	b.WriteString(`\z`)
+	r, err := regexp.Compile(b.String())
+	if err != nil { // such as a range from z to a, which matches nothing
+		return regexp.MustCompile(`[^\s\S]`)
+	}
+	return r
+}
+
+// bracket is the set that s begins with and its length in s, 0 if there is none.
+func bracket(s string) (set string, length int) {
+	body, not := s[1:], ""
+	if rest, ok := strings.CutPrefix(body, "!"); ok {
+		body, not = rest, "^"
+	}
+	if body == "" {
+		return "", 0
+	}
+	end := strings.IndexByte(body[1:], ']') + 1 // a bracket that comes first is a member
+	if end == 0 {
+		return "", 0
+	}
+	members := strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `^`, `\^`).Replace(body[:end])
+	return "[" + not + members + "]", len(s) - len(body) + end + 1
 }
 
 // logEntry is a stage in the "log" of osbuild's result.

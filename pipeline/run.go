@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ossify/ossify/monitor"
@@ -21,9 +22,14 @@ type RunOptions struct {
 	Store      *store.Store
 	Containers *sandbox.Containers
 	Monitor    monitor.Monitor
-	// Targets are the pipelines to build, with all that they need. Empty
-	// means every pipeline of the manifest.
+	// Targets are the pipelines to build, with all that they need.
 	Targets []*Pipeline
+	// AllSources fetches the content of all sources, needed or not.
+	AllSources bool
+	// Secrets are what sources need to be let in, by the source's name.
+	Secrets map[string]json.RawMessage
+	// Break opens a shell before stages run, if not nil.
+	Break *Break
 	// StageTimeout ends a stage that takes longer; 0 is no limit.
 	StageTimeout time.Duration
 }
@@ -40,6 +46,19 @@ type Result struct {
 type PipelineResult struct {
 	Pipeline *Pipeline
 	Stages   []*StageResult
+	// Tree is what the pipeline has made, if it has stages and all of them
+	// succeeded.
+	Tree *store.Layer
+}
+
+// Tree is what that pipeline has made, nil if it was not built.
+func (r *Result) Tree(p *Pipeline) *store.Layer {
+	for _, pr := range r.Pipelines {
+		if pr.Pipeline == p {
+			return pr.Tree
+		}
+	}
+	return nil
 }
 
 // StageResult is what became of one stage.
@@ -96,8 +115,10 @@ type builder struct {
 	runs     map[*Pipeline]*pipelineRun
 	sources  map[*Source]*sourceRun
 	slots    chan struct{}
-	roots    rootCache
-	trees    treeMounts
+	// touched says that a shell was in one of this build's trees.
+	touched atomic.Bool
+	roots   rootCache
+	trees   treeMounts
 	// cleanup removes what stages have left, beside the next ones.
 	cleanup errgroup.Group
 }
@@ -125,15 +146,23 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		sources: map[*Source]*sourceRun{},
 		slots:   make(chan struct{}, runtime.NumCPU()),
 	}
-	if len(b.Targets) == 0 {
-		b.Targets = m.Pipelines
-	}
 	if err := b.computeKeys(); err != nil {
 		return &Result{}, err
+	}
+	if b.Break != nil {
+		b.slots = make(chan struct{}, 1)
 	}
 	for _, p := range b.Targets {
 		if err := b.plan(p); err != nil {
 			return b.result(), err
+		}
+	}
+	if err := b.checkBreak(); err != nil {
+		return b.result(), err
+	}
+	if b.AllSources {
+		for _, s := range m.Sources {
+			b.planSource(s).items = s.Items
 		}
 	}
 	b.Monitor.BeginBuild(len(b.runs), len(b.sources))
@@ -153,17 +182,13 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 	return b.result(), err
 }
 
-// Tree returns the checkpoint of a pipeline that was built, or nil.
-func (m *Manifest) Tree(p *Pipeline, opts RunOptions) (*store.Layer, error) {
+// Checkpoint returns the stage's checkpoint, nil if there is none.
+func (m *Manifest) Checkpoint(s *Stage, opts RunOptions) (*store.Layer, error) {
 	b := &builder{RunOptions: opts, manifest: m}
 	if err := b.computeKeys(); err != nil {
 		return nil, err
 	}
-	if len(p.Stages) == 0 {
-		return nil, nil
-	}
-	last := p.Stages[len(p.Stages)-1]
-	return b.Store.Find(last.ID, b.keys[last])
+	return b.Store.Find(s.ID, b.keys[s])
 }
 
 func (b *builder) result() *Result {
@@ -188,7 +213,7 @@ func (b *builder) plan(p *Pipeline) error {
 	}
 	r := &pipelineRun{pipeline: p, result: &PipelineResult{Pipeline: p}, done: make(chan struct{})}
 	b.runs[p] = r
-	for i := len(p.Stages) - 1; i >= 0; i-- {
+	for i := min(len(p.Stages), b.Break.firstBreak(p.Stages)) - 1; i >= 0; i-- {
 		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
 			return err
@@ -270,6 +295,9 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 	if err == nil && r.first < len(p.Stages) {
 		err = b.Store.ForgetFailed(p.Name)
 	}
+	if err == nil {
+		r.result.Tree = r.top
+	}
 	b.Monitor.EndPipeline(p.Name, err == nil)
 	return err
 }
@@ -302,7 +330,7 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 	if err != nil {
 		return nil, nil, err
 	}
-	if layer, err := b.Store.Find(s.ID, b.keys[s]); err != nil || layer != nil {
+	if layer, err := b.Store.Find(s.ID, b.keys[s]); b.Break == nil && (err != nil || layer != nil) {
 		unlock()
 		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: err == nil})
 		return &StageResult{Stage: s, Cached: true, Success: err == nil}, layer, err

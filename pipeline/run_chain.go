@@ -122,6 +122,7 @@ func (w *workplace) discard() error {
 // calls unlock.
 func (c *chain) name(s *Stage, layer *store.Layer, res *StageResult, unlock func()) {
 	before, named := c.named, make(chan error, 1)
+	touched := c.b.touched.Load()
 	c.named = named
 	go func() {
 		defer unlock()
@@ -129,7 +130,7 @@ func (c *chain) name(s *Stage, layer *store.Layer, res *StageResult, unlock func
 		if before != nil {
 			err = <-before
 		}
-		if err == nil {
+		if err == nil && !touched {
 			if err = c.b.Store.Name(layer, s.ID, res.Metadata); err != nil {
 				err = fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 			}

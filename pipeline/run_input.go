@@ -182,15 +182,20 @@ func (b *builder) planSources(s *Stage) error {
 				return fmt.Errorf("pipeline %q: stage %d (%s): input %q refers to %s, which is in none of the manifest's sources",
 					s.Pipeline.Name, s.Index, s.Name, in.Name, ref)
 			}
-			r := b.sources[source]
-			if r == nil {
-				r = &sourceRun{source: source, result: &SourceResult{Source: source}, items: map[string]json.RawMessage{}, done: make(chan struct{})}
-				b.sources[source] = r
-			}
-			r.items[ref] = source.Items[ref]
+			b.planSource(source).items[ref] = source.Items[ref]
 		}
 	}
 	return nil
+}
+
+// planSource returns the run of a source, which it begins if need be.
+func (b *builder) planSource(source *Source) *sourceRun {
+	r := b.sources[source]
+	if r == nil {
+		r = &sourceRun{source: source, result: &SourceResult{Source: source}, items: map[string]json.RawMessage{}, done: make(chan struct{})}
+		b.sources[source] = r
+	}
+	return r
 }
 
 func (b *builder) sourceOf(ref string) *Source {
@@ -244,9 +249,13 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 		Success bool              `json:"success"`
 		Results []json.RawMessage `json:"results"`
 	}
-	err = service.Call("download", map[string]any{
+	args := map[string]any{
 		"items": r.items, "options": options, "cache": b.Store.Sources(), "output": nil, "checksums": []string{},
-	}, &reply, func(signal json.RawMessage) {
+	}
+	if secrets := b.Secrets[name]; len(secrets) > 0 {
+		args["secrets"] = secrets
+	}
+	err = service.Call("download", args, &reply, func(signal json.RawMessage) {
 		var p struct {
 			Done       int64 `json:"done"`
 			Total      int64 `json:"total"`
@@ -267,6 +276,9 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 		return fmt.Errorf("source: %w", err)
 	}
 	r.result.Results = reply.Results
+	for ref := range r.items {
+		b.Store.MarkSourceUsed(ref)
+	}
 	var failed []string
 	for _, raw := range reply.Results {
 		var item struct {

@@ -192,7 +192,13 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if err != nil {
 		return 0, err
 	}
-	r, err := w.container.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: args, Inputs: inputs.dir})
+	content := &sandbox.StageContent{Tree: tree, Arguments: args, Inputs: inputs.dir}
+	if w.b.Break.at(w.stage) {
+		w.b.touched.Store(true)
+		w.b.Break.announce(w.stage)
+		content.Shell = &w.b.Break.Terminal
+	}
+	r, err := w.container.Run(ctx, content)
 	if err != nil {
 		return 0, err
 	}

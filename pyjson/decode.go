@@ -30,8 +30,8 @@ const maxDigits = 4300
 
 // Decode decodes one JSON text. Values are nil, bool, string, json.Number,
 // []any and *Object. offsets, which may be nil, gets the byte offset of the end
-// of each object key, by the path of its value as Path writes it. The error is
-// a *SyntaxError.
+// of each object key, and of the beginning of each array element, by the path of
+// the value as Path writes it. The error is a *SyntaxError.
 //
 // Lone surrogates are kept, as Python keeps them: in the three bytes that UTF-8
 // would have for them. NaN and Infinity are refused, which are not JSON.
@@ -140,7 +140,11 @@ func (d *decoder) array(path string, depth int) (any, error) {
 		return list, nil
 	}
 	for {
-		v, err := d.value(path+"["+strconv.Itoa(len(list))+"]", depth+1)
+		at := path + "[" + strconv.Itoa(len(list)) + "]"
+		if d.space(); d.offsets != nil {
+			d.offsets[at] = d.pos
+		}
+		v, err := d.value(at, depth+1)
 		if err != nil {
 			return nil, err
 		}

@@ -35,7 +35,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s, err := store.Open(filepath.Join(dir, "store"))
+	s, err := store.Open(filepath.Join(dir, "store"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,8 @@ type StageContent struct {
 	Arguments []byte
 	// Inputs is a folder that was filled for this stage, or empty.
 	Inputs string
+	// Shell, if not nil, gets a shell in the container before the stage runs.
+	Shell *Terminal
 }
 
 // StageResult is how a stage ended.
@@ -164,6 +166,11 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	}
 	for _, op := range ops {
 		if err := op.Apply(p.dir); err != nil {
+			return nil, err
+		}
+	}
+	if content.Shell != nil {
+		if err := p.shell(ctx, content.Shell); err != nil {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"go.podman.io/storage/pkg/system"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,11 +20,29 @@ import (
 // their times, so that an unchanged file is not written again.
 const exportMark = "user.ossify.export"
 
-// Export copies the layer's tree into dir, an existing directory. All files
-// belong to the caller. A file that an earlier Export wrote and nobody changed
-// since stays as it is; others are replaced as a whole. It returns the paths of
-// the files, relative to dir.
-func (s *Store) Export(l *Layer, dir string) (files []string, err error) {
+// ExportOptions say how Export copies a tree.
+type ExportOptions struct {
+	// KeepOwners keeps owners, all mode bits and all attributes, for which the
+	// caller has to be root on the machine. Otherwise every file belongs to the
+	// caller.
+	KeepOwners bool
+}
+
+// Exported is what Export has written.
+type Exported struct {
+	// Files are the paths of what is no directory, relative to the target.
+	Files []string
+	// Foreign is the number of files and directories that belong to somebody
+	// else in the tree than in the copy.
+	Foreign int
+	// LeftOut are devices, pipes and sockets, which are not copied.
+	LeftOut []string
+}
+
+// Export copies the layer's tree into dir, an existing directory, with modes,
+// times and hard links. A file that an earlier Export wrote and nobody changed
+// since stays as it is; others are replaced as a whole.
+func (s *Store) Export(l *Layer, dir string, opts ExportOptions) (_ *Exported, err error) {
 	stack, err := s.ReadOnly(l)
 	if err != nil {
 		return nil, err
@@ -38,23 +57,17 @@ func (s *Store) Export(l *Layer, dir string) (files []string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, unmount()) }()
-	err = filepath.WalkDir(scratch, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(scratch, path)
-		if err != nil || rel == "." {
-			return err
-		}
-		if !d.IsDir() {
-			files = append(files, rel)
-		}
-		return exportPath(path, filepath.Join(dir, rel), d, l.ID)
-	})
-	if err != nil {
+	e := &exporter{ExportOptions: opts, layer: l.ID, from: scratch, to: dir, links: map[uint64]string{}}
+	if err := filepath.WalkDir(scratch, e.visit); err != nil {
 		return nil, fmt.Errorf("export to %s: %w", dir, err)
 	}
-	return files, nil
+	// Filling a directory changes its times, and may need what its mode forbids.
+	for i := len(e.dirs) - 1; i >= 0; i-- {
+		if err := e.finishDir(e.dirs[i]); err != nil {
+			return nil, fmt.Errorf("export to %s: %w", dir, err)
+		}
+	}
+	return &e.done, nil
 }
 
 // ExportTar writes the layer's tree to path as a tar archive, with the owners,
@@ -102,36 +115,64 @@ func (s *Store) ExportTar(ctx context.Context, l *Layer, path string) (err error
 	return nil
 }
 
-func exportPath(from, to string, d fs.DirEntry, layer string) error {
-	fi, err := d.Info()
+// exporter is one call of Export.
+type exporter struct {
+	ExportOptions
+	layer, from, to string
+	// links are the copies of files with several names, by inode.
+	links map[uint64]string
+	// dirs are the directories, relative to from.
+	dirs []string
+	done Exported
+}
+
+func (e *exporter) visit(from string, d fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case d.IsDir():
-		// The owner has to be able to fill it.
-		err := os.Mkdir(to, fi.Mode().Perm()|0o700)
+	rel, err := filepath.Rel(e.from, from)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(e.to, rel)
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: rel, Err: err}
+	}
+	if rel == "." {
+		return nil
+	}
+	if !e.KeepOwners && (st.Uid != 0 || st.Gid != 0) {
+		e.done.Foreign++
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		e.dirs = append(e.dirs, rel)
+		err := os.Mkdir(to, 0o700)
 		if errors.Is(err, fs.ErrExist) {
-			return nil
+			err = os.Chmod(to, 0o700)
 		}
 		return err
-	case fi.Mode().IsRegular():
-		return exportFile(from, to, fi, layer)
-	case fi.Mode()&fs.ModeSymlink != 0:
-		link, err := os.Readlink(from)
-		if err != nil {
-			return err
-		}
+	case unix.S_IFREG:
+		e.done.Files = append(e.done.Files, rel)
+		return e.file(from, to, &st)
+	case unix.S_IFLNK:
+		e.done.Files = append(e.done.Files, rel)
+		return e.symlink(from, to, &st)
+	}
+	e.done.LeftOut = append(e.done.LeftOut, rel)
+	return nil
+}
+
+func (e *exporter) file(from, to string, st *unix.Stat_t) error {
+	if first, ok := e.links[st.Ino]; ok && st.Nlink > 1 {
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return os.Symlink(link, to)
+		return os.Link(first, to)
 	}
-	return fmt.Errorf("%s is a device, socket or pipe, which cannot be exported", to)
-}
-
-func exportFile(from, to string, fi fs.FileInfo, layer string) error {
-	if mark, err := getMark(to); err == nil && mark == markOf(to, layer) {
+	e.links[st.Ino] = to
+	if mark, err := getMark(to); err == nil && mark == markOf(to, e.layer) {
 		return nil
 	}
 	src, err := os.Open(from)
@@ -145,15 +186,93 @@ func exportFile(from, to string, fi fs.FileInfo, layer string) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if err := copySparse(tmp, src, fi.Size()); err != nil {
+	if err := copySparse(tmp, src, st.Size); err != nil {
 		return fmt.Errorf("copy %s: %w", filepath.Base(to), err)
 	}
-	if err := errors.Join(tmp.Chmod(fi.Mode().Perm()), tmp.Sync(), tmp.Close()); err != nil {
+	if err := errors.Join(tmp.Sync(), tmp.Close(), e.attributes(from, tmp.Name(), st)); err != nil {
 		return err
 	}
 	// Without extended attributes the file is merely written again next time.
-	_ = unix.Setxattr(tmp.Name(), exportMark, []byte(markOf(tmp.Name(), layer)), 0)
+	_ = unix.Setxattr(tmp.Name(), exportMark, []byte(markOf(tmp.Name(), e.layer)), 0)
 	return os.Rename(tmp.Name(), to)
+}
+
+func (e *exporter) symlink(from, to string, st *unix.Stat_t) error {
+	link, err := os.Readlink(from)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(link, to); err != nil {
+		return err
+	}
+	return e.attributes(from, to, st)
+}
+
+func (e *exporter) finishDir(rel string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(e.from, rel), &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: rel, Err: err}
+	}
+	return e.attributes(filepath.Join(e.from, rel), filepath.Join(e.to, rel), &st)
+}
+
+// attributes gives the copy what it may keep: chown(2) comes first, as it takes
+// away mode bits and capabilities.
+func (e *exporter) attributes(from, to string, st *unix.Stat_t) error {
+	if e.KeepOwners {
+		if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		mode := st.Mode & 0o7777
+		if !e.KeepOwners {
+			mode &= 0o1777
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				mode |= 0o700 // the owner has to be able to remove it
+			}
+		}
+		if err := unix.Chmod(to, mode); err != nil {
+			return &fs.PathError{Op: "chmod", Path: to, Err: err}
+		}
+	}
+	if err := e.xattrs(from, to); err != nil {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "set times", Path: to, Err: err}
+	}
+	return nil
+}
+
+// xattrs copies extended attributes: all, or those which anybody may set on a
+// file of their own.
+func (e *exporter) xattrs(from, to string) error {
+	names, err := system.Llistxattr(from)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "user.overlay.") || !e.KeepOwners && !strings.HasPrefix(name, "user.") {
+			continue
+		}
+		value, err := system.Lgetxattr(from, name)
+		if err != nil {
+			return err
+		}
+		err = system.Lsetxattr(to, name, value, 0)
+		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.") {
+			continue // not on this filesystem, or not on a symbolic link
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func markOf(path, layer string) string {

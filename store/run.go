@@ -21,14 +21,20 @@ type run struct {
 	id   string
 	dir  string
 	lock *os.File
-	// memory is a folder below dir, if possible a tmpfs.
+	// inUse is held shared: Shrink holds it alone.
+	inUse *os.File
+	// memory is a folder, if possible a tmpfs, below dir or in the place
+	// that the user chose, to which a link below dir then leads.
 	memory  string
 	mounted bool
 }
 
 const runPrefix = "engine-"
 
-func newRun(parent string) (*run, error) {
+// memoryName is the name of a run's memory folder, or of the link to it.
+const memoryName = "memory"
+
+func newRun(parent, rundir string) (*run, error) {
 	for {
 		dir, err := os.MkdirTemp(parent, runPrefix)
 		if err != nil {
@@ -46,12 +52,42 @@ func newRun(parent string) (*run, error) {
 			lock.Close()
 			continue
 		}
-		r := &run{id: filepath.Base(dir), dir: dir, lock: lock, memory: filepath.Join(dir, "memory")}
-		if err := r.mountMemory(); err != nil {
+		r := &run{id: filepath.Base(dir), dir: dir, lock: lock, memory: filepath.Join(dir, memoryName)}
+		if rundir != "" {
+			err = r.moveMemory(rundir)
+		}
+		if err == nil {
+			err = r.mountMemory()
+		}
+		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
 		return r, nil
 	}
+}
+
+// moveMemory puts the memory folder into rundir.
+func (r *run) moveMemory(rundir string) error {
+	rundir, err := filepath.Abs(rundir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(rundir, 0o755); err != nil {
+		return err
+	}
+	link := r.memory
+	r.memory = filepath.Join(rundir, "ossify-"+r.id)
+	return os.Symlink(r.memory, link)
+}
+
+// removeRun removes a run's folder and what is left of its memory.
+func removeRun(dir string) error {
+	if memory, err := os.Readlink(filepath.Join(dir, memoryName)); err == nil {
+		if err := os.RemoveAll(memory); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 // mountMemory mounts a tmpfs in this engine's own namespace for small files of a
@@ -83,7 +119,11 @@ func (r *run) unmountMemory() error {
 }
 
 func (r *run) close() error {
-	return errors.Join(r.unmountMemory(), os.RemoveAll(r.dir), r.lock.Close())
+	err := errors.Join(r.unmountMemory(), removeRun(r.dir), r.lock.Close())
+	if r.inUse != nil {
+		err = errors.Join(err, r.inUse.Close())
+	}
+	return err
 }
 
 // lockFile opens path and locks it with flock(2); closing the file unlocks it.
@@ -165,7 +205,7 @@ func (s *Store) sweep() error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := removeRun(dir); err != nil {
 			return err
 		}
 		if lock != nil {
@@ -192,7 +232,7 @@ func (s *Store) sweepLayers(live map[string]bool) error {
 			if byID[l.ID] == nil {
 				break
 			}
-			if err := s.storage.DeleteLayer(l.ID); err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
+			if err := s.Delete(s.layer(l.ID, "")); err != nil {
 				return err
 			}
 			delete(byID, l.ID)

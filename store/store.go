@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,21 +37,28 @@ type Store struct {
 }
 
 // Open opens the store in dir, making it if need be, and removes what
-// interrupted builds have left. The caller closes it.
-func Open(dir string) (*Store, error) {
+// interrupted builds have left. rundir is where Memory's directories are, "" for
+// a place in the store. The caller closes it.
+func Open(dir, rundir string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	for _, sub := range []string{"storage", "sources", "lib", "digests", "run"} {
+	for _, sub := range []string{"storage", "sources", "lib", "digests", "run", "used"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	run, err := newRun(filepath.Join(dir, "run"))
+	inUse, err := lockFile(filepath.Join(dir, "use.lock"), unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
+	run, err := newRun(filepath.Join(dir, "run"), rundir)
+	if err != nil {
+		inUse.Close()
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	run.inUse = inUse
 	// What containers/storage logs it also returns.
 	logrus.SetLevel(logrus.PanicLevel)
 	st, err := storage.GetStore(types.StoreOptions{
@@ -110,6 +118,9 @@ func (s *Store) Scratch(pattern string) (dir string, remove func() error, err er
 // UserXattr says whether overlay's marks are in user.overlay.* here.
 func (s *Store) UserXattr() bool { return s.userXattr }
 
+// Outputs is the directory of what assemblers of format 1 have made, by id.
+func (s *Store) Outputs() string { return filepath.Join(s.dir, "refs") }
+
 // Layer is a checkpoint, or a tree on its way to become one.
 type Layer struct {
 	// ID is the id of the containers/storage layer.
@@ -135,6 +146,7 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	if got, _ := layer.Flags[flagKey].(string); got != key {
 		return nil, nil
 	}
+	s.markUsed(layer.ID)
 	return s.layer(layer.ID, key), nil
 }
 
@@ -275,6 +287,9 @@ func (s *Store) ForgetFailed(pipeline string) error {
 // Delete removes a layer that nothing is based on.
 func (s *Store) Delete(l *Layer) error {
 	if err := s.storage.DeleteLayer(l.ID); err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
+		return fmt.Errorf("delete layer: %w", err)
+	}
+	if err := os.Remove(s.usage(l.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete layer: %w", err)
 	}
 	return nil

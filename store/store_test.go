@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ossify/ossify/store"
 	"github.com/ossify/ossify/test/namespace"
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 
 // crash dies in the middle of making a layer, as an engine does that is killed.
 func crash(dir string) {
-	s, err := store.Open(dir)
+	s, err := store.Open(dir, "")
 	if err != nil {
 		panic(err)
 	}
@@ -56,7 +57,7 @@ func tempDir(t *testing.T) string {
 
 func open(t *testing.T, dir string) *store.Store {
 	t.Helper()
-	s, err := store.Open(dir)
+	s, err := store.Open(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,14 +292,14 @@ func TestClampAndExport(t *testing.T) {
 	}
 	out := tempDir(t)
 	for range 2 {
-		files, err := s.Export(l, out)
-		if err != nil || len(files) != 1 {
-			t.Fatalf("%v, %v", files, err)
+		done, err := s.Export(l, out, store.ExportOptions{})
+		if err != nil || len(done.Files) != 1 {
+			t.Fatalf("%v, %v", done, err)
 		}
 	}
 	exported := filepath.Join(out, "file")
 	before, _ := os.Stat(exported)
-	if _, err := s.Export(l, out); err != nil {
+	if _, err := s.Export(l, out, store.ExportOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	after, _ := os.Stat(exported)
@@ -308,11 +309,86 @@ func TestClampAndExport(t *testing.T) {
 	if err := os.WriteFile(exported, []byte("changed"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Export(l, out); err != nil {
+	if _, err := s.Export(l, out, store.ExportOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if data, _ := os.ReadFile(exported); string(data) != "file" {
 		t.Errorf("a changed export stays: %q", data)
+	}
+}
+
+func TestShrink(t *testing.T) {
+	dir := tempDir(t)
+	s := open(t, dir)
+	defer s.Close()
+	content := map[string]string{}
+	checkpoint := func(base *store.Layer, name string) *store.Layer {
+		l := fill(t, s, base, name, "k")
+		upper, err := s.Upper(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content[name] = filepath.Join(upper, "big")
+		if err := os.WriteFile(content[name], make([]byte, 100_000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(l, name, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	checkpoint(checkpoint(checkpoint(nil, "a"), "b"), "c")
+	checkpoint(nil, "old")
+	// The use of c is one of a and b, too.
+	if _, err := s.Find("c", "k"); err != nil {
+		t.Fatal(err)
+	}
+	kind := filepath.Join(s.Sources(), "org.osbuild.files")
+	if err := os.Mkdir(kind, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-time.Hour)
+	for _, name := range []string{"sha256:used", "sha256:not"} {
+		content[name] = filepath.Join(kind, name)
+		if err := os.WriteFile(content[name], make([]byte, 100_000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(content[name], past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.MarkSourceUsed("sha256:used")
+	if st, err := os.Stat(content["sha256:used"]); err != nil || !st.ModTime().Equal(past) {
+		t.Errorf("the mark of use has changed the time of change: %v, %v", st, err)
+	}
+
+	other := open(t, dir)
+	if done, err := s.Shrink(0); err != nil || !done.Busy {
+		t.Fatalf("beside another engine: %+v, %v", done, err)
+	}
+	other.Close()
+	for _, step := range []struct {
+		max  int64
+		want string
+	}{
+		{1_000_000, "a b c old sha256:not sha256:used"},
+		{560_000, "a b c old sha256:used"},
+		{460_000, "a b c sha256:used"},
+		{360_000, "a b sha256:used"},
+		{0, ""},
+	} {
+		if _, err := s.Shrink(step.max); err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		for _, name := range []string{"a", "b", "c", "old", "sha256:not", "sha256:used"} {
+			if _, err := os.Stat(content[name]); err == nil {
+				left = append(left, name)
+			}
+		}
+		if got := strings.Join(left, " "); got != step.want {
+			t.Errorf("at most %d bytes leave %q, want %q", step.max, got, step.want)
+		}
 	}
 }
 

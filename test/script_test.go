@@ -51,12 +51,14 @@ func workDir(t testing.TB) string {
 	return dir
 }
 
-// TestScripts runs testdata/script/*.txtar: ossify is on PATH, $STORE is a
-// store of the script's own, $SERVER serves the script's directory.
+// TestScripts runs testdata/script/*.txtar: ossify, also as osbuild, is on PATH,
+// $STORE is a store of the script's own, $SERVER serves the script's directory.
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
-	if err := os.Symlink(program(t), filepath.Join(bin, "ossify")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"ossify", "osbuild"} {
+		if err := os.Symlink(program(t), filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,16 +25,22 @@ import (
 // storeOptions say where things are; every command that builds has them.
 type storeOptions struct {
 	store   string
+	maxSize sizeFlag
+	rundir  string
 	libdirs []string
-	quiet   bool
-	debug   bool
+	// defaultLibdirs are searched if none is given.
+	defaultLibdirs []string
+	quiet          bool
+	debug          bool
 }
 
 func (o *storeOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
 	f.StringVar(&o.store, "cache", defaultStore(), "same as --store")
-	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own (can be given several times)")
+	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
+	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
+	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own, which are \"native\" (can be given several times)")
 	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
 }
@@ -43,7 +50,7 @@ func defaultStore() string {
 	if dir := os.Getenv("OSSIFY_STORE"); dir != "" {
 		return dir
 	}
-	if os.Geteuid() == 0 && os.Getenv("_CONTAINERS_ROOTLESS_UID") == "" {
+	if realRoot() {
 		return "/var/lib/ossify"
 	}
 	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
@@ -59,24 +66,33 @@ func defaultStore() string {
 type buildOptions struct {
 	storeOptions
 	monitor     monitorOptions
+	early       earlyOptions
 	checkpoints []string
 	exports     []string
 	output      string
 	json        bool
 	inspect     bool
 	timeout     int
+	breakAt     string
+	inVM        []string
+	// osbuild says that this program was started under that name.
+	osbuild bool
 }
 
 func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	o.storeOptions.addFlags(cmd)
 	o.monitor.addFlags(cmd)
+	o.early.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
-	f.StringArrayVar(&o.exports, "export", nil, "pipeline whose tree is copied to the output directory, all files yours; NAME:tar makes NAME.tar with the true owners (can be given several times)")
+	f.StringArrayVar(&o.exports, "export", nil, "pipeline, by name or id, whose tree is copied to the output directory, all files yours unless you are root; NAME:tar makes NAME.tar with the true owners (can be given several times)")
 	f.StringVar(&o.output, "output-directory", "", "directory for exports")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
 	f.IntVar(&o.timeout, "stage-timeout", 0, "seconds that a stage may take, 0 for no limit")
+	f.StringVar(&o.breakAt, "break", "", "open a shell in the sandbox of the stage with that name or id, or of each stage, just before it runs")
+	f.Lookup("break").NoOptDefVal = pipeline.BreakEverywhere
+	f.StringArrayVar(&o.inVM, "in-vm", nil, "pipeline that osbuild would run in a virtual machine; here it runs as all others do")
 }
 
 // engine is an open store with what a build needs around it.
@@ -97,7 +113,7 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 			e.close()
 		}
 	}()
-	if e.store, err = store.Open(o.store); err != nil {
+	if e.store, err = store.Open(o.store, o.rundir); err != nil {
 		return nil, err
 	}
 	e.closers = append(e.closers, e.store.Close)
@@ -116,10 +132,24 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.index, err = pipeline.OpenIndex(append(append([]string{}, o.libdirs...), native)...); err != nil {
-		return nil, err
+	e.index, err = pipeline.OpenIndex(o.search(native)...)
+	return e, err
+}
+
+// nativeName stands for this program's own modules in --libdir.
+const nativeName = "native"
+
+// search lists the folders of modules: own stands where the user says, else last.
+func (o *storeOptions) search(own string) []string {
+	dirs := slices.Clone(o.libdirs)
+	if len(dirs) == 0 {
+		dirs = slices.Clone(o.defaultLibdirs)
 	}
-	return e, nil
+	if i := slices.Index(dirs, nativeName); i >= 0 {
+		dirs[i] = own
+		return dirs
+	}
+	return append(dirs, own)
 }
 
 func (e *engine) close() error {
@@ -172,7 +202,7 @@ func readManifest(path string) (name string, data []byte, err error) {
 }
 
 func buildManifest(ctx context.Context, path string, o *buildOptions) (err error) {
-	if len(o.exports) > 0 && o.output == "" {
+	if len(o.exports) > 0 && o.output == "" && !o.osbuild {
 		return usageError{errors.New("--export needs --output-directory")}
 	}
 	if err := o.monitor.check(); err != nil {
@@ -185,7 +215,10 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if err != nil {
 		return err
 	}
-	mon := o.monitor.open(path, o.quiet || o.json || o.inspect)
+	if data, err = o.early.apply(name, data); err != nil {
+		return err
+	}
+	mon := o.openMonitor(path)
 	defer mon.Close()
 	e, err := openEngine(&o.storeOptions, mon)
 	if err != nil {
@@ -194,7 +227,11 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	defer func() { err = errors.Join(err, e.close()) }()
 	m, err := pipeline.Load(name, data, e.index)
 	if err != nil {
-		return reportInvalid(err, o.json || o.inspect)
+		return o.reportInvalid(err)
+	}
+	targets, err := o.targets(m)
+	if err != nil {
+		return err
 	}
 	if o.inspect {
 		text, err := pipeline.Describe(m)
@@ -204,34 +241,47 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		_, err = fmt.Printf("%s\n", text)
 		return err
 	}
-	targets, err := selectTargets(m, o)
-	if err != nil {
-		return err
+	if len(o.exports) > 0 && o.output == "" {
+		return told("Need --output-directory for --export")
 	}
-	start := time.Now()
-	opts := pipeline.RunOptions{
-		Store: e.store, Containers: e.containers, Monitor: mon,
-		Targets: targets, StageTimeout: time.Duration(o.timeout) * time.Second,
-	}
-	res, runErr := m.Run(ctx, opts)
-	if runErr != nil {
-		runErr = diskFull(runErr, e.store.Dir())
-	}
-	if runErr == nil {
-		for _, spec := range o.exports {
-			p, tar := exported(m, spec)
-			layer, err := builtTree(m, opts, p)
-			if err == nil && tar {
-				err = exportTar(ctx, e, layer, o.output, p.Name)
-			} else if err == nil {
-				_, err = exportFiles(e, layer, filepath.Join(o.output, p.Name))
-			}
-			if err != nil {
-				return err
-			}
+	return o.build(ctx, e, m, targets)
+}
+
+// openMonitor makes the monitor that was asked for; a shell needs the terminal
+// for itself.
+func (o *buildOptions) openMonitor(path string) monitor.Monitor {
+	silent := o.quiet || o.json || o.inspect
+	if o.monitor.name == "" && !silent && (o.osbuild || o.breakAt != "") {
+		o.monitor.name = "LogMonitor"
+		if !o.osbuild && o.monitor.fd == 1 {
+			o.monitor.fd = 2
 		}
 	}
-	mon.Close()
+	return o.monitor.open(path, silent)
+}
+
+// build runs the manifest, exports what was asked for and says how it went.
+func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline) error {
+	start := time.Now()
+	opts := pipeline.RunOptions{
+		Store: e.store, Containers: e.containers, Monitor: e.monitor,
+		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
+		Secrets: o.early.loaded,
+	}
+	if o.breakAt != "" {
+		opts.Break = &pipeline.Break{At: o.breakAt, Terminal: sandbox.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
+	}
+	res, runErr := m.Run(ctx, opts)
+	runErr = diskFull(runErr, e.store.Dir())
+	if runErr == nil {
+		if err := o.export(ctx, e, m, res); err != nil {
+			return err
+		}
+	}
+	if err := e.shrink(&o.storeOptions); err != nil {
+		return err
+	}
+	e.monitor.Close()
 	if o.json {
 		if err := pipeline.WriteResult(os.Stdout, m, res, runErr); err != nil {
 			return err
@@ -241,54 +291,111 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		}
 		return runErr
 	}
-	if !o.quiet {
+	switch {
+	case o.quiet:
+	case o.osbuild:
+		return o.answer(e, m, opts, runErr)
+	default:
 		summary(res, time.Since(start))
 		if runErr == nil {
-			for _, p := range targets {
-				fmt.Printf("%s:\t%s\n", p.Name, p.ID())
-			}
+			tellIDs(m, targets)
 		}
 	}
 	return runErr
 }
 
-// reportInvalid prints a manifest's faults as osbuild's JSON where that was
-// asked for.
-func reportInvalid(err error, asJSON bool) error {
-	var invalid *pipeline.ValidationError
-	if !asJSON || !errors.As(err, &invalid) {
-		return err
+// tellIDs prints the ids of what was built; manifests of format 1 have two.
+func tellIDs(m *pipeline.Manifest, targets []*pipeline.Pipeline) {
+	for _, p := range targets {
+		fmt.Printf("%s:\t%s\n", p.Name, p.ID())
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(invalid); err != nil {
-		return err
+	if m.Version == "1" {
+		tellEarlyIDs(m)
 	}
-	return reportedError{exitInvalid}
 }
 
-// selectTargets turns --export and --checkpoint into pipelines; without either
+// export writes what --export asks for. Without it, the output of a manifest of
+// format 1 is left in the store, where osbuild's first releases had it.
+func (o *buildOptions) export(ctx context.Context, e *engine, m *pipeline.Manifest, res *pipeline.Result) error {
+	for _, spec := range o.exports {
+		p, tar := exported(m, spec)
+		layer, err := builtTree(res, p)
+		if err == nil && tar {
+			err = exportTar(ctx, e, layer, o.output, strings.TrimSuffix(spec, tarSuffix))
+		} else if err == nil {
+			var done *store.Exported
+			if done, err = exportFiles(e, layer, filepath.Join(o.output, spec)); err == nil {
+				o.tellExport(p, done)
+			}
+		}
+		if err != nil {
+			return diskFull(err, o.output)
+		}
+	}
+	if p := m.Pipeline("assembler"); m.Version == "1" && p != nil && len(o.exports) == 0 && !o.osbuild {
+		return keepOutput(e, res, p)
+	}
+	return nil
+}
+
+// tellExport says what of a tree did not become files as they are in it.
+func (o *buildOptions) tellExport(p *pipeline.Pipeline, done *store.Exported) {
+	if done.Foreign > 0 {
+		fmt.Fprintf(os.Stderr, "ossify: note: %d of the exported files of pipeline %s belong to other users in its tree, and to you here; --export %s%s keeps the owners\n",
+			done.Foreign, p.Name, p.Name, tarSuffix)
+	}
+	if n := len(done.LeftOut); n > 0 {
+		fmt.Fprintf(os.Stderr, "ossify: note: the export of pipeline %s is without %d devices, pipes or sockets, such as %s; --export %s%s has them\n",
+			p.Name, n, done.LeftOut[0], p.Name, tarSuffix)
+	}
+}
+
+// reportInvalid prints a manifest's faults as osbuild does, as JSON where that
+// was asked for.
+func (o *buildOptions) reportInvalid(err error) error {
+	var invalid *pipeline.ValidationError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	if o.json || o.inspect {
+		if err := json.NewEncoder(os.Stdout).Encode(invalid); err != nil {
+			return err
+		}
+		return reportedError{exitInvalid}
+	}
+	if o.osbuild {
+		return answerInvalid(invalid)
+	}
+	return err
+}
+
+// targets turns --export and --checkpoint into pipelines; without either
 // everything is built.
-func selectTargets(m *pipeline.Manifest, o *buildOptions) ([]*pipeline.Pipeline, error) {
+func (o *buildOptions) targets(m *pipeline.Manifest) ([]*pipeline.Pipeline, error) {
+	if o.osbuild {
+		return o.osbuildTargets(m)
+	}
+	for _, name := range o.inVM {
+		if m.Pipeline(name) == nil {
+			return nil, usageError{fmt.Errorf("--in-vm %q is no pipeline of %s; it has: %s", name, m.Name, strings.Join(m.Names(), ", "))}
+		}
+	}
 	var targets []*pipeline.Pipeline
 	for _, name := range o.exports {
 		p, _ := exported(m, name)
 		if p == nil {
-			var names []string
-			for _, p := range m.Pipelines {
-				names = append(names, p.Name)
-			}
-			return nil, fmt.Errorf("export %q is no pipeline of %s; it has: %s", name, m.Name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("export %q is no pipeline of %s; it has: %s", name, m.Name, strings.Join(m.Names(), ", "))
 		}
 		targets = append(targets, p)
 	}
 	for _, pattern := range o.checkpoints {
-		matched, err := m.Match(pattern)
-		if err != nil {
-			return nil, usageError{err}
-		}
+		matched := m.Match(pattern)
 		if len(matched) == 0 {
 			return nil, fmt.Errorf("checkpoint %q matches no pipeline, stage or id of %s", pattern, m.Name)
 		}
-		targets = append(targets, matched...)
+		for _, s := range matched {
+			targets = append(targets, s.Pipeline)
+		}
 	}
 	if len(targets) == 0 {
 		targets = m.Pipelines
@@ -296,31 +403,46 @@ func selectTargets(m *pipeline.Manifest, o *buildOptions) ([]*pipeline.Pipeline,
 	return targets, nil
 }
 
+// tarSuffix of an argument of --export asks for an archive.
+const tarSuffix = ":tar"
+
 // exported is the pipeline of an argument of --export, nil if there is none, and
 // whether it is wanted as an archive.
 func exported(m *pipeline.Manifest, spec string) (p *pipeline.Pipeline, tar bool) {
 	if p := m.Pipeline(spec); p != nil {
 		return p, false
 	}
-	name, tar := strings.CutSuffix(spec, ":tar")
+	name, tar := strings.CutSuffix(spec, tarSuffix)
 	return m.Pipeline(name), tar
 }
 
 // builtTree is the tree of a pipeline that was built.
-func builtTree(m *pipeline.Manifest, opts pipeline.RunOptions, p *pipeline.Pipeline) (*store.Layer, error) {
-	layer, err := m.Tree(p, opts)
-	if err == nil && layer == nil {
-		err = fmt.Errorf("pipeline %q has no stages, so there is nothing to export", p.Name)
+func builtTree(res *pipeline.Result, p *pipeline.Pipeline) (*store.Layer, error) {
+	layer := res.Tree(p)
+	if layer == nil {
+		return nil, fmt.Errorf("pipeline %q has no stages, so there is nothing to export", p.Name)
 	}
-	return layer, err
+	return layer, nil
 }
 
-// exportFiles copies a tree to dir and returns the paths of its files in it.
-func exportFiles(e *engine, layer *store.Layer, dir string) ([]string, error) {
+// exportFiles copies a tree to dir.
+func exportFiles(e *engine, layer *store.Layer, dir string) (*store.Exported, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("export to %s: %w", dir, err)
 	}
-	return e.store.Export(layer, dir)
+	return e.store.Export(layer, dir, store.ExportOptions{KeepOwners: keepOwners()})
+}
+
+// keepOwners says whether exported files can have any owner: root's can, unless
+// the variable that osbuild has for it says otherwise.
+func keepOwners() bool {
+	return realRoot() && os.Getenv("OSBUILD_EXPORT_FORCE_NO_PRESERVE_OWNER") != "1"
+}
+
+// realRoot says whether the user is root on the machine; it holds before and
+// after the namespace is entered.
+func realRoot() bool {
+	return os.Geteuid() == 0 && os.Getenv("_CONTAINERS_ROOTLESS_UID") == ""
 }
 
 // exportTar writes a tree to output/NAME.tar.
@@ -334,6 +456,9 @@ func exportTar(ctx context.Context, e *engine, layer *store.Layer, output, name 
 // diskFull adds what to do to an error that a full filesystem has caused,
 // directly or inside a stage.
 func diskFull(err error, dir string) error {
+	if err == nil {
+		return nil
+	}
 	const words = "no space left on device"
 	full := errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), words)
 	var failed *pipeline.StageFailed

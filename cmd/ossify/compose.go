@@ -111,18 +111,21 @@ func composeImage(ctx context.Context, path string, o *composeOptions) (err erro
 	if err := os.MkdirAll(o.output, 0o755); err != nil {
 		return fmt.Errorf("make output directory: %w", err)
 	}
-	layer, err := builtTree(m, opts, m.Pipeline(target))
+	layer, err := builtTree(res, m.Pipeline(target))
 	if err != nil {
 		return err
 	}
-	files, err := exportFiles(e, layer, o.output)
+	done, err := exportFiles(e, layer, o.output)
 	if err != nil {
 		return diskFull(err, o.output)
+	}
+	if err := e.shrink(&o.storeOptions); err != nil {
+		return err
 	}
 	mon.Close()
 	if !o.quiet {
 		summary(res, time.Since(start))
-		for _, name := range files {
+		for _, name := range done.Files {
 			tellImage(filepath.Join(o.output, name), o.Type)
 		}
 	}

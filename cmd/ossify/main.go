@@ -88,6 +88,10 @@ func run(ctx context.Context, args []string) int {
 
 // report is the one place that turns an error into a message and a status.
 func report(err error) int {
+	name := "ossify"
+	if isOsbuild() {
+		name = "osbuild"
+	}
 	var invalid *pipeline.ValidationError
 	var usage usageError
 	var failed *pipeline.StageFailed
@@ -97,13 +101,13 @@ func report(err error) int {
 		errors.As(err, &r)
 		return r.status
 	case errors.Is(err, errInterrupted):
-		fmt.Fprintln(os.Stderr, "ossify: interrupted; finished stages are kept")
+		fmt.Fprintf(os.Stderr, "%s: interrupted; finished stages are kept\n", name)
 		return exitInterrupted
 	case errors.As(err, &invalid):
-		fmt.Fprintf(os.Stderr, "ossify: %v\n", err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		return exitInvalid
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "ossify: %v\nTry 'ossify --help'.\n", err)
+		fmt.Fprintf(os.Stderr, "%s: %v\nTry '%s --help'.\n", name, err, name)
 		return exitInvalid
 	case errors.As(err, &failed):
 		lines := failed.Result.LastLines(25)
@@ -118,7 +122,7 @@ func report(err error) int {
 			fmt.Fprintln(os.Stderr)
 		}
 	}
-	fmt.Fprintf(os.Stderr, "ossify: %v\n", err)
+	fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 	return exitFailed
 }
 
@@ -154,6 +158,10 @@ func rootCommand() *cobra.Command {
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	opts.addFlags(root)
+	if isOsbuild() {
+		asOsbuild(root, &opts)
+		return root
+	}
 	root.AddCommand(composeCommand(), bootCommand(), unshareCommand())
 	return root
 }

@@ -1,0 +1,257 @@
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
+)
+
+// Shrunk is what Shrink did.
+type Shrunk struct {
+	// Busy says that another engine has the store open, so that nothing was
+	// removed.
+	Busy bool
+	// Removed counts checkpoints, downloads and outputs; Freed is their size
+	// in bytes.
+	Removed int
+	Freed   int64
+}
+
+// item is something that Shrink can remove.
+type item struct {
+	used time.Time
+	// depth counts the layers below a layer: those on top go first.
+	depth  int
+	size   int64
+	remove func() error
+}
+
+// Shrink removes what was not used for longest until what the store holds,
+// checkpoints, downloads, outputs and copies of native modules, is at most max
+// bytes. Nothing may use layers of this store any more but to close it. What
+// other programs have based on a checkpoint keeps it.
+func (s *Store) Shrink(max int64) (_ *Shrunk, err error) {
+	lock := s.run.inUse
+	switch err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return &Shrunk{Busy: true}, nil
+	case err != nil:
+		return nil, &fs.PathError{Op: "lock", Path: lock.Name(), Err: err}
+	}
+	items, err := s.layerItems()
+	if err != nil {
+		return nil, err
+	}
+	for _, pattern := range []string{"sources/*/*", "refs/*", "lib/*"} {
+		more, err := pathItems(filepath.Join(s.dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, more...)
+	}
+	var total int64
+	for _, it := range items {
+		total += it.size
+	}
+	slices.SortStableFunc(items, func(a, b item) int {
+		return cmp.Or(a.used.Compare(b.used), cmp.Compare(b.depth, a.depth))
+	})
+	done := &Shrunk{}
+	for _, it := range items {
+		if total <= max {
+			break
+		}
+		if it.remove == nil {
+			continue
+		}
+		if err := it.remove(); err != nil {
+			return done, err
+		}
+		total -= it.size
+		done.Removed++
+		done.Freed += it.size
+	}
+	return done, nil
+}
+
+// layerItems are the layers of Ossify. One that others need is used whenever
+// they are.
+func (s *Store) layerItems() ([]item, error) {
+	layers, err := s.storage.Layers()
+	if err != nil {
+		return nil, fmt.Errorf("list checkpoints: %w", err)
+	}
+	images, err := s.storage.Images()
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	byID := map[string]*storage.Layer{}
+	for i := range layers {
+		byID[layers[i].ID] = &layers[i]
+	}
+	used := map[string]time.Time{}
+	kept := map[string]bool{}
+	for i := range layers {
+		l := &layers[i]
+		_, ours := l.Flags[flagRun]
+		t := s.lastUsed(l)
+		for ; l != nil; l = byID[l.Parent] {
+			if used[l.ID].Before(t) {
+				used[l.ID] = t
+			}
+			kept[l.ID] = kept[l.ID] || !ours
+		}
+	}
+	for _, image := range images {
+		for l := byID[image.TopLayer]; l != nil; l = byID[l.Parent] {
+			kept[l.ID] = true
+		}
+	}
+	var items []item
+	for i := range layers {
+		l := &layers[i]
+		if _, ours := l.Flags[flagRun]; !ours {
+			continue
+		}
+		it := item{used: used[l.ID]}
+		if it.size, err = s.layerSize(l.ID); err != nil {
+			return nil, err
+		}
+		for p := byID[l.Parent]; p != nil; p = byID[p.Parent] {
+			it.depth++
+		}
+		if !kept[l.ID] {
+			it.remove = func() error { return s.Delete(s.layer(l.ID, "")) }
+		}
+		items = append(items, it)
+	}
+	return items, nil
+}
+
+// usage is the file whose time says when a layer was last used; it holds the
+// size of the layer once somebody asked for it.
+func (s *Store) usage(id string) string { return filepath.Join(s.dir, "used", id) }
+
+// markUsed notes that a layer is used. Without the note its age counts.
+func (s *Store) markUsed(id string) {
+	f, err := os.OpenFile(s.usage(id), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return
+	}
+	f.Close()
+	now := time.Now()
+	_ = os.Chtimes(s.usage(id), now, now)
+}
+
+func (s *Store) lastUsed(l *storage.Layer) time.Time {
+	if st, err := os.Stat(s.usage(l.ID)); err == nil {
+		return st.ModTime()
+	}
+	return l.Created
+}
+
+// layerSize is what a layer holds itself, in bytes on disk.
+func (s *Store) layerSize(id string) (int64, error) {
+	path := s.usage(id)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil {
+			return n, nil
+		}
+	}
+	upper, err := s.Upper(s.layer(id, ""))
+	if err != nil {
+		return 0, err
+	}
+	n, err := diskUsage(upper)
+	if err != nil {
+		return 0, err
+	}
+	used := time.Now()
+	if st, err := os.Stat(path); err == nil {
+		used = st.ModTime()
+	} else if l, err := s.storage.Layer(id); err == nil {
+		used = l.Created
+	}
+	// Without the note the size is computed again next time.
+	if os.WriteFile(path, fmt.Appendln(nil, n), 0o644) == nil {
+		_ = os.Chtimes(path, used, used)
+	}
+	return n, nil
+}
+
+// pathItems are the files and directories that match the pattern.
+func pathItems(pattern string) ([]item, error) {
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, err
+	}
+	var items []item
+	for _, path := range paths {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+		}
+		size, err := diskUsage(path)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item{
+			used: time.Unix(st.Atim.Unix()), size: size,
+			remove: func() error { return os.RemoveAll(path) },
+		})
+	}
+	return items, nil
+}
+
+// MarkSourceUsed notes that a download is used.
+func (s *Store) MarkSourceUsed(checksum string) {
+	kinds, err := os.ReadDir(s.Sources())
+	if err != nil {
+		return // there is none
+	}
+	for _, kind := range kinds {
+		markPathUsed(filepath.Join(s.Sources(), kind.Name(), checksum))
+	}
+}
+
+// markPathUsed notes that a file or directory is used. Its time of change stays,
+// as stages may copy it.
+func markPathUsed(path string) {
+	now, err := unix.TimeToTimespec(time.Now())
+	if err == nil {
+		// Without the note the file's age counts.
+		_ = unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{now, {Nsec: unix.UTIME_OMIT}}, unix.AT_SYMLINK_NOFOLLOW)
+	}
+}
+
+// diskUsage adds up what a file or directory takes on disk, in bytes.
+func diskUsage(path string) (int64, error) {
+	var total int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &fs.PathError{Op: "stat", Path: path, Err: err}
+		}
+		if !seen[st.Ino] {
+			seen[st.Ino] = true
+			total += st.Blocks * 512
+		}
+		return nil
+	})
+	return total, err
+}
