@@ -118,7 +118,9 @@ type builder struct {
 	// touched says that a shell was in one of this build's trees.
 	touched atomic.Bool
 	roots   rootCache
-	trees   treeMounts
+	// libraries are what Python modules import.
+	libraries libraries
+	trees     treeMounts
 	// cleanup removes what stages have left, beside the next ones.
 	cleanup errgroup.Group
 }
@@ -363,7 +365,7 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 		res.Duration = time.Since(start)
 		b.Monitor.EndStage(info(s), res.told())
 	}()
-	w, err := c.workplace(s, base)
+	w, err := c.workplace(ctx, s, base)
 	if err != nil {
 		return res, nil, err
 	}

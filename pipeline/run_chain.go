@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -36,18 +37,18 @@ type workplace struct {
 }
 
 // prepare starts making the workplace of s on base.
-func (c *chain) prepare(s *Stage, base *store.Layer) *workplace {
+func (c *chain) prepare(ctx context.Context, s *Stage, base *store.Layer) *workplace {
 	w := &workplace{b: c.b, stage: s, base: base}
 	w.output = &capture{max: maxOutput, tee: func(p []byte) { c.b.Monitor.StageOutput(info(s), p) }}
 	w.making.Go(func() (err error) {
 		w.layer, err = c.b.Store.Create(base, c.b.keys[s])
 		return err
 	})
-	w.making.Go(func() error { return w.makeContainer(c.root) })
+	w.making.Go(func() error { return w.makeContainer(ctx, c.root) })
 	return w
 }
 
-func (w *workplace) makeContainer(root *preparedRoot) (err error) {
+func (w *workplace) makeContainer(ctx context.Context, root *preparedRoot) (err error) {
 	if w.scratch, w.remove, err = w.b.Store.Scratch("stage-"); err != nil {
 		return err
 	}
@@ -55,6 +56,9 @@ func (w *workplace) makeContainer(root *preparedRoot) (err error) {
 	stage := &sandbox.Stage{
 		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
 		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities, Timeout: w.b.StageTimeout,
+	}
+	if stage.Library, err = w.b.library(ctx, s.Pipeline, root, stage.Libdir); err != nil {
+		return err
 	}
 	if s.Pipeline.Runner.Meta.Setup != setupOnce {
 		stage.Runner = s.Pipeline.Runner.Path
@@ -65,22 +69,22 @@ func (w *workplace) makeContainer(root *preparedRoot) (err error) {
 
 // workplace returns that of s on base: the prepared one, if it is that. It may
 // still be in the making.
-func (c *chain) workplace(s *Stage, base *store.Layer) (*workplace, error) {
+func (c *chain) workplace(ctx context.Context, s *Stage, base *store.Layer) (*workplace, error) {
 	w := c.next
 	if w == nil || w.stage != s || base == nil || w.base.ID != base.ID {
 		if err := c.discard(); err != nil {
 			return nil, err
 		}
-		w = c.prepare(s, base)
+		w = c.prepare(ctx, s, base)
 	}
 	c.next = nil
 	return w, nil
 }
 
 // follow starts making the workplace of the stage after w's, if there is one.
-func (c *chain) follow(w *workplace) {
+func (c *chain) follow(ctx context.Context, w *workplace) {
 	if s := w.stage; s.Index+1 < len(s.Pipeline.Stages) {
-		c.next = c.prepare(s.Pipeline.Stages[s.Index+1], w.layer)
+		c.next = c.prepare(ctx, s.Pipeline.Stages[s.Index+1], w.layer)
 	}
 }
 

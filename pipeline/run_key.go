@@ -49,6 +49,13 @@ func (b *builder) pipelineKeys(p *Pipeline) error {
 			return fmt.Errorf("stage %s: %w", s.Name, err)
 		}
 		parts := []string{layerFormat, root, base, code}
+		library, err := b.libraryDigest(s.Module.Libdir)
+		if err != nil {
+			return fmt.Errorf("stage %s: %w", s.Name, err)
+		}
+		if library != "" {
+			parts = append(parts, library)
+		}
 		for _, dep := range s.Dependencies() {
 			if err := b.pipelineKeys(dep); err != nil {
 				return err

@@ -183,7 +183,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if err := w.making.Wait(); err != nil {
 		return 0, err
 	}
-	c.follow(w)
+	c.follow(ctx, w)
 	tree, err := w.b.Store.Writable(w.layer)
 	if err != nil {
 		return 0, err

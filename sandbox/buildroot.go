@@ -20,9 +20,18 @@ var DefaultCapabilities = []string{
 type BuildRoot struct {
 	// Tree is the root directory of that system: "/" or a mounted tree.
 	Tree string
-	// Boot shows the tree's /boot too; a build pipeline's may hold boot
-	// loaders.
+	// Boot shows the tree's /boot and /ostree too; a build pipeline's may
+	// hold boot loaders.
 	Boot bool
+}
+
+// pythonPath is the interpreter of osbuild's modules.
+const pythonPath = "/usr/bin/python3"
+
+// HasPython says whether osbuild's modules can run here.
+func (b *BuildRoot) HasPython() bool {
+	_, err := os.Lstat(filepath.Join(b.Tree, pythonPath))
+	return err == nil
 }
 
 // rootLinks are the links into /usr of a merged-/usr system.
@@ -63,7 +72,9 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 		Bind{Source: filepath.Join(b.Tree, "usr"), Target: "/usr"},
 	}
 	if b.Boot {
-		ops = append(ops, Bind{Source: filepath.Join(b.Tree, "boot"), Target: "/boot", Optional: true})
+		ops = append(ops,
+			Bind{Source: filepath.Join(b.Tree, "boot"), Target: "/boot", Optional: true},
+			Bind{Source: filepath.Join(b.Tree, "ostree"), Target: "/ostree", Optional: true})
 	}
 	for _, path := range etcImports {
 		ops = append(ops, Bind{Source: filepath.Join(b.Tree, path), Target: "/" + path, Optional: true})

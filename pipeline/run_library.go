@@ -1,0 +1,182 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/ossify/ossify/store"
+)
+
+// Python modules of a libdir import the package that lies beside them. A libdir
+// is read-only to a stage, so Python would compile that package for every stage
+// anew, which takes longer than most stages do: it is copied and compiled once
+// for each build root, and shown to stages in its place.
+
+// libraryName is osbuild's package in a libdir.
+const libraryName = "osbuild"
+
+// libraries are the compiled packages of this build, by their key.
+type libraries struct {
+	mu      sync.Mutex
+	digests map[string]string
+	entries map[string]*libraryEntry
+}
+
+type libraryEntry struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// libraryDigest covers the package of a libdir; it is empty if there is none.
+func (b *builder) libraryDigest(libdir string) (string, error) {
+	b.libraries.mu.Lock()
+	defer b.libraries.mu.Unlock()
+	if sum, ok := b.libraries.digests[libdir]; ok {
+		return sum, nil
+	}
+	var parts []string
+	err := walkLibrary(filepath.Join(libdir, libraryName), func(path, rel string) error {
+		sum, err := b.Store.Digest(path)
+		parts = append(parts, rel, sum)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("package %s of libdir %s: %w", libraryName, libdir, err)
+	}
+	sum := ""
+	if len(parts) > 0 {
+		sum = digest(parts...)
+	}
+	if b.libraries.digests == nil {
+		b.libraries.digests = map[string]string{}
+	}
+	b.libraries.digests[libdir] = sum
+	return sum, nil
+}
+
+// walkLibrary calls visit for each file of a package that is no cache of
+// Python's.
+func walkLibrary(dir string, visit func(path, rel string) error) error {
+	// It may be a link: a package installed elsewhere.
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == "__pycache__":
+			return filepath.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		return visit(path, rel)
+	})
+}
+
+// library returns the compiled package of a libdir for stages on that build
+// root, "" if the libdir has none or the build root no Python.
+func (b *builder) library(ctx context.Context, p *Pipeline, root *preparedRoot, libdir string) (string, error) {
+	sum, err := b.libraryDigest(libdir)
+	if err != nil || sum == "" || !root.root.HasPython() {
+		return "", err
+	}
+	rootKey, err := b.rootKey(p)
+	if err != nil {
+		return "", err
+	}
+	key := digest(layerFormat, rootKey, sum)
+	b.libraries.mu.Lock()
+	if b.libraries.entries == nil {
+		b.libraries.entries = map[string]*libraryEntry{}
+	}
+	entry := b.libraries.entries[key]
+	if entry == nil {
+		entry = &libraryEntry{}
+		b.libraries.entries[key] = entry
+	}
+	b.libraries.mu.Unlock()
+	entry.once.Do(func() {
+		if entry.dir, entry.err = b.compiledLibrary(ctx, root, libdir, key); entry.err != nil {
+			entry.err = fmt.Errorf("compile the package %s of libdir %s: %w", libraryName, libdir, entry.err)
+		}
+	})
+	return entry.dir, entry.err
+}
+
+// compiledLibrary finds the compiled package in the store, or makes it.
+func (b *builder) compiledLibrary(ctx context.Context, root *preparedRoot, libdir, key string) (dir string, err error) {
+	name := "ossify-library-" + key
+	unlock, err := b.Store.LockStage(name, func() { b.Monitor.Waiting("another build on this store compiles a libdir's package") })
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	layer, err := b.Store.Find(name, key)
+	if err != nil {
+		return "", err
+	}
+	if layer == nil {
+		if layer, err = b.compileLibrary(ctx, root, libdir, name, key); err != nil {
+			return "", err
+		}
+	}
+	return b.Store.Upper(layer)
+}
+
+func (b *builder) compileLibrary(ctx context.Context, root *preparedRoot, libdir, name, key string) (_ *store.Layer, err error) {
+	layer, err := b.Store.Create(nil, key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Store.Delete(layer))
+		}
+	}()
+	dir, err := b.Store.Upper(layer)
+	if err != nil {
+		return nil, err
+	}
+	err = walkLibrary(filepath.Join(libdir, libraryName), func(path, rel string) error {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(rel)), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, rel), data, 0o644)
+	})
+	if err != nil {
+		return nil, err
+	}
+	scratch, remove, err := b.Store.Scratch("library-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	out := &capture{max: maxOutput, tee: func([]byte) {}}
+	if err := b.Containers.CompileLibrary(ctx, scratch, root.root, root.layer, dir, out); err != nil {
+		if text := strings.TrimSpace(out.String()); text != "" {
+			err = fmt.Errorf("%w; it printed: %s", err, text)
+		}
+		return nil, err
+	}
+	return layer, b.Store.Commit(layer, name, nil, nil)
+}
