@@ -96,7 +96,15 @@ func (b *builder) rootKey(p *Pipeline) (string, error) {
 		}
 		system = b.topKey(p.Build)
 	}
-	return digest(layerFormat, system, runner, p.Runner.Name), nil
+	parts := []string{layerFormat, system, runner, p.Runner.Name}
+	library, err := b.libraryDigest(libdirOf(p.Runner))
+	if err != nil {
+		return "", fmt.Errorf("runner %s: %w", p.Runner.Name, err)
+	}
+	if library != "" {
+		parts = append(parts, library)
+	}
+	return digest(parts...), nil
 }
 
 func digest(parts ...string) string {

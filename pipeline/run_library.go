@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -42,11 +43,14 @@ func (b *builder) libraryDigest(libdir string) (string, error) {
 		return sum, nil
 	}
 	var parts []string
-	err := walkLibrary(filepath.Join(libdir, libraryName), func(path, rel string) error {
-		sum, err := b.Store.Digest(path)
-		parts = append(parts, rel, sum)
-		return err
-	})
+	dir, err := findLibrary(libdir)
+	if err == nil && dir != "" {
+		err = walkLibrary(dir, func(path, rel string) error {
+			sum, err := b.Store.Digest(path)
+			parts = append(parts, rel, sum)
+			return err
+		})
+	}
 	if err != nil {
 		return "", fmt.Errorf("package %s of libdir %s: %w", libraryName, libdir, err)
 	}
@@ -61,17 +65,31 @@ func (b *builder) libraryDigest(libdir string) (string, error) {
 	return sum, nil
 }
 
+// findLibrary returns the directory of a libdir's package, "" if it has none.
+// Where it is empty, as distributions install it, the package is where the
+// host's Python finds it (osbuild/buildroot.py).
+func findLibrary(libdir string) (string, error) {
+	dir, err := filepath.EvalSymlinks(filepath.Join(libdir, libraryName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 {
+		return dir, err
+	}
+	out, err := exec.Command("python3", "-c", "import importlib.util; print(importlib.util.find_spec('"+libraryName+"').origin)").Output()
+	if err != nil {
+		return "", errors.New("it is empty, and the host's Python has no such package: install osbuild's (python3-osbuild), or give --libdir a checkout of osbuild")
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
 // walkLibrary calls visit for each file of a package that is no cache of
 // Python's.
 func walkLibrary(dir string, visit func(path, rel string) error) error {
-	// It may be a link: a package installed elsewhere.
-	dir, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -153,7 +171,11 @@ func (b *builder) compileLibrary(ctx context.Context, root *preparedRoot, libdir
 	if err != nil {
 		return nil, err
 	}
-	err = walkLibrary(filepath.Join(libdir, libraryName), func(path, rel string) error {
+	from, err := findLibrary(libdir)
+	if err != nil {
+		return nil, err
+	}
+	err = walkLibrary(from, func(path, rel string) error {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err

@@ -115,7 +115,11 @@ func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.Buil
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	out := &capture{max: maxOutput, tee: func([]byte) {}}
-	if err := b.Containers.PrepareRoot(ctx, scratch, root, stack, p.Runner.Path, filepath.Dir(filepath.Dir(p.Runner.Path)), out); err != nil {
+	runner := &sandbox.Runner{Program: p.Runner.Path, Libdir: libdirOf(p.Runner)}
+	if runner.Library, err = findLibrary(runner.Libdir); err != nil {
+		return nil, fmt.Errorf("package %s of libdir %s: %w", libraryName, runner.Libdir, err)
+	}
+	if err := b.Containers.PrepareRoot(ctx, scratch, root, stack, runner, out); err != nil {
 		if text := strings.TrimSpace(out.String()); text != "" {
 			err = fmt.Errorf("%w; it printed: %s", err, text)
 		}
@@ -123,6 +127,9 @@ func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.Buil
 	}
 	return layer, b.Store.Commit(layer, name, nil, nil)
 }
+
+// libdirOf is the libdir that the runner is in.
+func libdirOf(r Runner) string { return filepath.Dir(filepath.Dir(r.Path)) }
 
 // treeMounts are the trees that are mounted for this build, by layer.
 type treeMounts struct {

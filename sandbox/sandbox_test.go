@@ -70,7 +70,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := h.containers.PrepareRoot(context.Background(), h.scratch(), h.root, stack, runner, h.libdir, &out); err != nil {
+	if err := h.containers.PrepareRoot(context.Background(), h.scratch(), h.root, stack, &sandbox.Runner{Program: runner, Libdir: h.libdir}, &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	if err := s.Commit(layer, "root", nil, nil); err != nil {

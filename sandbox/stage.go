@@ -271,10 +271,19 @@ func environment() []string {
 	return []string{"container=ossify", "LC_CTYPE=C.UTF-8", "PATH=/usr/sbin:/usr/bin", "TERM=" + term}
 }
 
+// Runner sets up a build root.
+type Runner struct {
+	// Program is the runner's file, Libdir the folder it was found in.
+	Program, Libdir string
+	// Library is the Python package that it imports, or empty.
+	Library string
+}
+
 // PrepareRoot fills layer, an empty writable stack, with the parts of a build
 // root that its stages share: mount points, and what the runner's set-up makes
 // of /etc and /var.
-func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *BuildRoot, layer *overlay.Stack, runner, libdir string, output io.Writer) (err error) {
+func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *BuildRoot, layer *overlay.Stack, r *Runner, output io.Writer) (err error) {
+	runner := r.Program
 	dir := filepath.Join(scratch, "root")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("prepare build root: %w", err)
@@ -285,9 +294,12 @@ func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *Buil
 	ops = append(ops, root.ops(layer)[1:]...)
 	ops = append(ops,
 		Bind{Source: runner, Target: inside},
-		Bind{Source: libdir, Target: "/run/osbuild/lib"},
+		Bind{Source: r.Libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/api", Mode: 0o755},
 	)
+	if r.Library != "" {
+		ops = append(ops, Bind{Source: r.Library, Target: libraryDir})
+	}
 	undo, err := c.layout(filepath.Base(scratch)+" for "+filepath.Base(runner), dir, ops)
 	if err != nil {
 		return err
