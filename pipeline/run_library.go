@@ -11,13 +11,14 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 )
 
 // Python modules of a libdir import the package that lies beside them. A libdir
 // is read-only to a stage, so Python would compile that package for every stage
-// anew, which takes longer than most stages do: it is copied and compiled once
-// for each build root, and shown to stages in its place.
+// and import all of it, which takes longer than most stages do: it is copied and
+// compiled once for each build root, and shown to stages in its place.
 
 // libraryName is osbuild's package in a libdir.
 const libraryName = "osbuild"
@@ -118,7 +119,7 @@ func (b *builder) library(ctx context.Context, p *Pipeline, root *preparedRoot, 
 	if err != nil {
 		return "", err
 	}
-	key := digest(layerFormat, rootKey, sum)
+	key := digest(layerFormat, rootKey, sum, sandbox.LibraryCompiler())
 	b.libraries.mu.Lock()
 	if b.libraries.entries == nil {
 		b.libraries.entries = map[string]*libraryEntry{}

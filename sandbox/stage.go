@@ -208,37 +208,6 @@ func (p *PreparedStage) Close() error {
 	return errors.Join(errs...)
 }
 
-// libraryDir is where Python modules find osbuild's package.
-const libraryDir = "/run/osbuild/lib/osbuild"
-
-// CompileLibrary compiles the Python package in dir with the Python of the build
-// root, for the place where stages see it. layer is what PrepareRoot made of
-// root; scratch is as for PrepareStage. What does not compile is left to Python
-// at the time of its import.
-func (c *Containers) CompileLibrary(ctx context.Context, scratch string, root *BuildRoot, layer *overlay.Stack, dir string, output io.Writer) (err error) {
-	id := filepath.Base(scratch)
-	p := &PreparedStage{id: id}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	stack, err := p.directories(filepath.Join(c.dir, id), layer)
-	if err != nil {
-		return err
-	}
-	undo, err := c.layout(id+" for compiling", p.dir, append(root.ops(stack), Bind{Source: dir, Target: libraryDir, Writable: true}))
-	if err != nil {
-		return err
-	}
-	p.undo = append(p.undo, undo)
-	status, err := c.Run(ctx, id, p.dir, &Command{
-		// The copy is never changed, so no import has to compare times.
-		Args: []string{pythonPath, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", libraryDir},
-		Env:  environment(), Capabilities: DefaultCapabilities, Stdout: output, Stderr: output,
-	})
-	if err == nil && status > 1 {
-		err = fmt.Errorf("%s -m compileall ended with status %d", pythonPath, status)
-	}
-	return err
-}
-
 func readMetadata(path string) (json.RawMessage, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
