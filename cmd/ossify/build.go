@@ -340,6 +340,9 @@ func (o *buildOptions) export(ctx context.Context, e *engine, m *pipeline.Manife
 
 // tellExport says what of a tree did not become files as they are in it.
 func (o *buildOptions) tellExport(p *pipeline.Pipeline, done *store.Exported) {
+	if o.quiet {
+		return
+	}
 	if done.Foreign > 0 {
 		fmt.Fprintf(os.Stderr, "ossify: note: %d of the exported files of pipeline %s belong to other users in its tree, and to you here; --export %s%s keeps the owners\n",
 			done.Foreign, p.Name, p.Name, tarSuffix)
