@@ -231,13 +231,14 @@ func readMetadata(path string) (json.RawMessage, error) {
 	return data, nil
 }
 
-// environment is what every container starts with (osbuild/buildroot.py).
+// environment is what every container starts with (osbuild/buildroot.py). The
+// container has osbuild's name: remediations of OpenSCAP look for that.
 func environment() []string {
 	term := os.Getenv("TERM")
 	if term == "" {
 		term = "dumb"
 	}
-	return []string{"container=ossify", "LC_CTYPE=C.UTF-8", "PATH=/usr/sbin:/usr/bin", "TERM=" + term}
+	return []string{"container=bwrap-osbuild", "LC_CTYPE=C.UTF-8", "PATH=/usr/sbin:/usr/bin", "TERM=" + term}
 }
 
 // Runner sets up a build root.
