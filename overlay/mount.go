@@ -23,9 +23,6 @@ type Stack struct {
 	// Volatile makes fsync and syncfs on the tree free: the caller syncs
 	// Upper itself before relying on it (kernel's overlayfs.rst).
 	Volatile bool
-	// UserXattr keeps overlay's marks in user.overlay.*, which is all that a
-	// user namespace may write.
-	UserXattr bool
 }
 
 // Mount mounts the stack at target, an existing directory. The returned
@@ -180,12 +177,11 @@ func (s *Stack) mountOld(target string) error {
 }
 
 func (s *Stack) flags() []string {
-	var flags []string
+	// Overlay's marks are in user.overlay.*, which is all that a user
+	// namespace may write.
+	flags := []string{"userxattr"}
 	if s.Volatile && s.Upper != "" {
 		flags = append(flags, "volatile")
-	}
-	if s.UserXattr {
-		flags = append(flags, "userxattr")
 	}
 	return flags
 }

@@ -234,9 +234,6 @@ func (b *builder) plan(p *Pipeline) error {
 		}
 	}
 	for _, s := range p.Stages[r.first:] {
-		if err := supported(s); err != nil {
-			return err
-		}
 		for _, dep := range s.Dependencies() {
 			if err := b.plan(dep); err != nil {
 				return err
@@ -245,15 +242,6 @@ func (b *builder) plan(p *Pipeline) error {
 		if err := b.planSources(s); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// supported refuses before anything runs what a stage asks for in vain.
-func supported(s *Stage) error {
-	if len(s.Devices) > 0 || len(s.Mounts) > 0 {
-		return fmt.Errorf("pipeline %q: stage %d (%s) uses devices and mounts, which need a kernel mount by root: write disks with the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without",
-			s.Pipeline.Name, s.Index, s.Name)
 	}
 	return nil
 }

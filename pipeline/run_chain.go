@@ -55,7 +55,8 @@ func (w *workplace) makeContainer(ctx context.Context, root *preparedRoot) (err 
 	s := w.stage
 	stage := &sandbox.Stage{
 		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
-		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities, Timeout: w.b.StageTimeout,
+		Devices: len(s.Devices)+len(s.Mounts) > 0,
+		Epoch:   s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities, Timeout: w.b.StageTimeout,
 	}
 	if stage.Library, err = w.b.library(ctx, s.Pipeline, root, stage.Libdir); err != nil {
 		return err

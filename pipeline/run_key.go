@@ -69,6 +69,13 @@ func (b *builder) pipelineKeys(p *Pipeline) error {
 			}
 			parts = append(parts, code)
 		}
+		for _, m := range s.attachments() {
+			code, err := b.Store.Digest(m.Path)
+			if err != nil {
+				return fmt.Errorf("stage %s: %w", s.Name, err)
+			}
+			parts = append(parts, code)
+		}
 		base = digest(parts...)
 		b.keys[s] = base
 	}

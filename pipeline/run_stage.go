@@ -195,17 +195,23 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if err != nil {
 		return 0, err
 	}
-	args, err := arguments(w.stage, inputs.args)
-	if err != nil {
-		return 0, err
+	var devices *attached
+	content := &sandbox.StageContent{Tree: tree, Inputs: inputs.dir}
+	content.Arguments = func(at sandbox.Places) (data []byte, err error) {
+		if devices, err = w.b.attach(ctx, w.stage, at); err != nil {
+			return nil, err
+		}
+		return arguments(w.stage, inputs.args, devices)
 	}
-	content := &sandbox.StageContent{Tree: tree, Arguments: args, Inputs: inputs.dir}
 	if w.b.Break.at(w.stage) {
 		w.b.touched.Store(true)
 		w.b.Break.announce(w.stage)
 		content.Shell = &w.b.Break.Terminal
 	}
 	r, err := w.container.Run(ctx, content)
+	if devices != nil {
+		err = errors.Join(err, devices.detach())
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -213,7 +219,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	return r.Status, w.close()
 }
 
-func arguments(s *Stage, inputs map[string]json.RawMessage) ([]byte, error) {
+func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached) ([]byte, error) {
 	meta := map[string]any{"id": s.ID}
 	if s.SourceEpoch != nil {
 		meta["source-epoch"] = *s.SourceEpoch
@@ -227,8 +233,8 @@ func arguments(s *Stage, inputs map[string]json.RawMessage) ([]byte, error) {
 		"options": options,
 		"meta":    meta,
 		"inputs":  inputs,
-		"devices": map[string]any{},
-		"mounts":  map[string]any{},
+		"devices": a.devices,
+		"mounts":  a.mounts,
 		"paths": map[string]string{
 			"inputs":  "/run/osbuild/inputs",
 			"devices": "/dev",

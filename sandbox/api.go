@@ -16,7 +16,7 @@ import (
 // apiServer answers on one of the API's sockets while a stage runs.
 type apiServer struct {
 	fd     int
-	handle func(msg json.RawMessage) any
+	handle func(msg json.RawMessage, files []*os.File) any
 	mu     sync.Mutex
 	conns  map[*jsoncomm.Conn]bool
 	// accepting ends before talking is waited for.
@@ -27,9 +27,10 @@ type apiServer struct {
 // maxConns bounds what a stage can make the engine hold open.
 const maxConns = 16
 
-// serveAPI listens at path. handle gets each message and returns the answer, or
-// nil for none; calls come from one connection at a time.
-func serveAPI(path string, handle func(json.RawMessage) any) (*apiServer, error) {
+// serveAPI listens at path. handle gets each message, with the descriptors that
+// came along, which are closed after it, and returns the answer, or nil for none;
+// calls come from one connection at a time.
+func serveAPI(path string, handle func(json.RawMessage, []*os.File) any) (*apiServer, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -94,8 +95,9 @@ func (s *apiServer) converse(conn *jsoncomm.Conn) {
 		if err != nil {
 			return
 		}
+		reply := s.handle(msg, files)
 		jsoncomm.CloseAll(files)
-		if reply := s.handle(msg); reply != nil {
+		if reply != nil {
 			if err := conn.Send(reply); err != nil {
 				return
 			}
@@ -146,7 +148,7 @@ type errorServer struct {
 	err *StageError
 }
 
-func (e *errorServer) handle(msg json.RawMessage) any {
+func (e *errorServer) handle(msg json.RawMessage, _ []*os.File) any {
 	var m struct {
 		Method    string     `json:"method"`
 		Exception StageError `json:"exception"`
@@ -164,14 +166,6 @@ func (e *errorServer) get() *StageError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.err
-}
-
-// refuseLoop answers requests for loop devices.
-func refuseLoop(json.RawMessage) any {
-	return map[string]any{"method": "exception", "exception": StageError{
-		Type:  "PermissionError",
-		Value: "loop devices need root: use the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without",
-	}}
 }
 
 // TreeStore answers what input services ask of the store.
@@ -192,7 +186,7 @@ type StoreServer struct{ api *apiServer }
 
 // ServeStore answers on a socket at path until Close.
 func ServeStore(path string, trees TreeStore) (*StoreServer, error) {
-	api, err := serveAPI(path, func(msg json.RawMessage) any { return answerStore(trees, msg) })
+	api, err := serveAPI(path, func(msg json.RawMessage, _ []*os.File) any { return answerStore(trees, msg) })
 	if err != nil {
 		return nil, err
 	}

@@ -9,10 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/capability"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -56,6 +59,12 @@ type Command struct {
 	Stdout, Stderr io.Writer
 	// Timeout ends the program; 0 is no limit.
 	Timeout time.Duration
+	// HostUser leaves it in the engine's user namespace. Its capabilities
+	// then hold there, and nothing is locked for it.
+	HostUser bool
+	// Devices is the directory that it sees as /dev, empty for that which
+	// all containers share.
+	Devices string
 }
 
 // ErrTimeout is returned by Run when the command's time was up.
@@ -68,7 +77,9 @@ type Containers struct {
 	// before the first one is made.
 	Debug io.Writer
 
-	dir      string
+	dir string
+	// loops says that stages can have loop devices.
+	loops    bool
 	uid, gid []configs.IDMap
 	close    func() error
 }
@@ -77,7 +88,7 @@ type Containers struct {
 // state and shared devices live in dir, best a tmpfs, which the caller removes
 // after Close.
 func NewContainers(dir string) (*Containers, error) {
-	c := &Containers{dir: dir}
+	c := &Containers{dir: dir, loops: loopsAllowed()}
 	var err error
 	if c.uid, err = nestedMap("/proc/self/uid_map"); err != nil {
 		return nil, err
@@ -85,7 +96,7 @@ func NewContainers(dir string) (*Containers, error) {
 	if c.gid, err = nestedMap("/proc/self/gid_map"); err != nil {
 		return nil, err
 	}
-	c.close, err = makeDev(c.devices())
+	c.close, err = makeDev(c.devices(), true)
 	return c, err
 }
 
@@ -123,14 +134,15 @@ func nestedMap(path string) ([]configs.IDMap, error) {
 	return maps, scan.Err()
 }
 
-// makeDev makes a /dev that all containers share, read-only but for what is
-// written to its devices. A user namespace cannot make nodes, so the host's are
-// bound.
-func makeDev(dir string) (undo func() error, err error) {
+// makeDev makes a /dev: one that all containers share, read-only but for what is
+// written to its devices, or one in which nodes can be made. A user namespace
+// cannot make nodes, so the host's are bound.
+func makeDev(dir string, shared bool) (undo func() error, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	ops := []Op{Tmpfs{Target: "/", Mode: 0o755}}
+	// osbuild's services bind nodes of the host's, which have to spread.
+	ops := []Op{Tmpfs{Target: "/", Mode: 0o755, Shared: !shared}}
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		ops = append(ops, Bind{Source: "/dev/" + name, Target: "/" + name, Writable: true, Devices: true})
 	}
@@ -147,7 +159,12 @@ func makeDev(dir string) (undo func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make /dev: %w", err)
 	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	if shared {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	} else {
+		attr.Attr_clr = unix.MOUNT_ATTR_NODEV
+	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &attr); err != nil {
 		return nil, errors.Join(fmt.Errorf("make /dev: %w", err), undo())
 	}
@@ -339,6 +356,26 @@ func closeAll(files [2]*os.File) {
 	}
 }
 
+// held are those of the capabilities that this process has; root of a container
+// has not all.
+func held(names []string) []string {
+	mine, err := capability.NewPid2(0)
+	if err == nil {
+		err = mine.Load()
+	}
+	if err != nil {
+		return names // what is wrong the start of the container tells
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		for _, c := range capability.ListKnown() {
+			if "CAP_"+strings.ToUpper(c.String()) == name {
+				return !mine.Get(capability.PERMITTED, c)
+			}
+		}
+		return true
+	})
+}
+
 func (c *Containers) config(root string, cmd *Command) *configs.Config {
 	namespaces := configs.Namespaces{
 		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
@@ -347,7 +384,17 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 	if !cmd.Network {
 		namespaces = append(namespaces, configs.Namespace{Type: configs.NEWNET})
 	}
+	devices := c.devices()
+	if cmd.Devices != "" {
+		devices = cmd.Devices
+	}
 	umask := uint32(0o022)
+	uid, gid, caps := c.uid, c.gid, cmd.Capabilities
+	if cmd.HostUser {
+		caps = held(caps)
+		namespaces = slices.DeleteFunc(namespaces, func(n configs.Namespace) bool { return n.Type == configs.NEWUSER })
+		uid, gid = nil, nil
+	}
 	return &configs.Config{
 		Rootfs:            root,
 		Umask:             &umask,
@@ -355,18 +402,18 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		ParentDeathSignal: int(unix.SIGKILL),
 		Hostname:          "ossify",
 		Namespaces:        namespaces,
-		UIDMappings:       c.uid,
-		GIDMappings:       c.gid,
+		UIDMappings:       uid,
+		GIDMappings:       gid,
 		NoNewPrivileges:   true,
 		RootlessCgroups:   true,
 		Cgroups:           &cgroups.Cgroup{Name: "ossify", Rootless: true, Resources: &cgroups.Resources{}},
 		Capabilities: &configs.Capabilities{
-			Bounding: cmd.Capabilities, Effective: cmd.Capabilities, Permitted: cmd.Capabilities, Inheritable: nil,
+			Bounding: caps, Effective: caps, Permitted: caps, Inheritable: nil,
 		},
 		Mounts: []*configs.Mount{
 			// A bind mount tells libcontainer to leave /dev as it is; its
 			// flags stay locked, as it comes from outside.
-			{Source: c.devices(), Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
+			{Source: devices, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
 			{Source: "proc", Destination: "/proc", Device: "proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 			{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: "mode=1777"},
 		},

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"go.podman.io/storage/pkg/idmap"
 	"go.podman.io/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ import (
 //
 //	ossify (uid 0)
 //	  | again, in a mount namespace of its own (stepMounts)
+//	  |   | the engine, if stages need loop devices or kernel mounts; else
 //	  |   | pivot into a view of the whole host in which every mount that
 //	  |   | can be is id-mapped: 0 on disk is rootBase to the kernel
 //	  |   | again, in a user namespace where rootBase is 0 (stepDone)
@@ -46,14 +48,21 @@ const (
 	stepDone   = "done"
 )
 
-// enterAsRoot takes the next step of real root's way; it returns in the last.
-func enterAsRoot() error {
+// enterAsRoot takes the next step of real root's way; it returns in the last. The
+// way ends before the user namespace for builds that need devices.
+func enterAsRoot(devices bool) error {
 	switch os.Getenv(stepEnv) {
 	case "":
 		return rerun(stepMounts, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS})
 	case stepMounts:
 		if err := privateMounts(); err != nil {
 			return err
+		}
+		if devices {
+			if !exeseal.IsSelfExeCloned() {
+				fmt.Fprintln(os.Stderr, "ossify: note: the manifest may need loop devices and kernel mounts, so stages run with root's own user ids")
+			}
+			return stayAsRoot()
 		}
 		mapped, err := mapHost()
 		if err != nil {
@@ -62,7 +71,7 @@ func enterAsRoot() error {
 		if !mapped {
 			// Such as overlay, the root of many a CI container, and NFS.
 			fmt.Fprintln(os.Stderr, "ossify: note: the filesystem of / cannot be id-mapped, so stages run with root's own user ids; an ordinary user's builds are confined better")
-			return sealProgram()
+			return stayAsRoot()
 		}
 		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: rootBase, Size: rootIDs}}
 		return rerun(stepDone, &syscall.SysProcAttr{
@@ -78,11 +87,30 @@ func enterAsRoot() error {
 	return privateMounts()
 }
 
+// stayAsRoot ends the way in the machine's user namespace. Containers shall have
+// no control groups of their own there either: those of a killed engine would
+// stay.
+func stayAsRoot() error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	err := unix.MountSetattr(unix.AT_FDCWD, "/sys/fs/cgroup", unix.AT_RECURSIVE, &attr)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("protect /sys/fs/cgroup: %w", err)
+	}
+	return sealProgram()
+}
+
 // isRootsNamespace says whether this process is in a namespace that enterAsRoot
 // has made, as below "ossify unshare".
 func isRootsNamespace() bool {
 	data, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && slices.Equal(strings.Fields(string(data)), []string{"0", strconv.Itoa(rootBase), strconv.Itoa(rootIDs)})
+}
+
+// isInitialNamespace says whether this process is in the machine's own user
+// namespace.
+func isInitialNamespace() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"})
 }
 
 // rerun runs the program again with attr and exits with its status.

@@ -32,6 +32,8 @@ type Stage struct {
 	Program, Libdir string
 	// Library is a compiled copy of the libdir's Python package, or empty.
 	Library string
+	// Devices gives it a /dev of its own, for services to make nodes in.
+	Devices bool
 	// Runner is the runner's file if it wraps every module, else empty.
 	Runner string
 	// Epoch is the source-epoch in seconds, or nil.
@@ -46,12 +48,20 @@ type Stage struct {
 type StageContent struct {
 	// Tree is writable.
 	Tree *overlay.Stack
-	// Arguments is the JSON document that the module reads.
-	Arguments []byte
+	// Arguments makes the JSON document that the module reads, when what it
+	// works on is in its places; host services may add to these meanwhile.
+	Arguments func(Places) ([]byte, error)
 	// Inputs is a folder that was filled for this stage, or empty.
 	Inputs string
 	// Shell, if not nil, gets a shell in the container before the stage runs.
 	Shell *Terminal
+}
+
+// Places are directories of a container as the engine sees them.
+type Places struct {
+	// Tree is that of the stage, Devices what it sees as /dev, Mounts what it
+	// sees as /run/osbuild/mounts.
+	Tree, Devices, Mounts string
 }
 
 // StageResult is how a stage ended.
@@ -68,11 +78,13 @@ type StageResult struct {
 // on: making one takes longer than many a stage does, so it is made while the
 // stage before is still at work.
 type PreparedStage struct {
-	id        string
-	debug     io.Writer
-	dir       string
+	id    string
+	debug io.Writer
+	// dir is the container's root, dev what it sees as /dev.
+	dir, dev  string
 	errs      *errorServer
 	api, loop *apiServer
+	loops     *loopServer
 	box       *box
 	undo      []func() error
 }
@@ -123,7 +135,17 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 	if p.api, err = serveAPI(filepath.Join(p.dir, module.ErrorSocket), p.errs.handle); err != nil {
 		return nil, err
 	}
-	if p.loop, err = serveAPI(filepath.Join(p.dir, "/run/osbuild/api/remoteloop"), refuseLoop); err != nil {
+	p.dev = c.devices()
+	if c.loops || s.Devices {
+		p.dev = filepath.Join(c.dir, id, "dev")
+		undo, err := makeDev(p.dev, false)
+		if err != nil {
+			return nil, err
+		}
+		p.undo = append(p.undo, undo)
+	}
+	p.loops = &loopServer{dev: p.dev, allowed: c.loops}
+	if p.loop, err = serveAPI(filepath.Join(p.dir, "/run/osbuild/api/remoteloop"), p.loops.handle); err != nil {
 		return nil, err
 	}
 	env := append(environment(), ClassEnv+"="+s.Class, "PYTHONPATH=/run/osbuild/lib", "PYTHONUNBUFFERED=1")
@@ -131,7 +153,10 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*s.Epoch, 10))
 	}
 	p.box, err = c.start(id, p.dir, &Command{
-		Args: args, Env: env, Timeout: s.Timeout,
+		Args: args, Env: env, Timeout: s.Timeout, Devices: p.dev,
+		// osbuild's assemblers mount what is on their loop devices, which
+		// no other user namespace may.
+		HostUser:     c.loops && s.Class == "Assembler" && s.Library != "",
 		Capabilities: append(append([]string{}, DefaultCapabilities...), s.Capabilities...),
 		Stdout:       output, Stderr: output,
 	})
@@ -159,20 +184,21 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	// These mounts spread to the container from /run. Their flags are locked
 	// in it, as they come from a more privileged namespace; what a stage that
 	// takes them away finds below is empty.
-	ops := []Op{
-		Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"},
-		File{Target: module.ArgumentsPath, Content: content.Arguments, Mode: 0o644},
-	}
+	ops := []Op{Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"}}
 	if content.Inputs != "" {
 		ops = append(ops, Bind{Source: content.Inputs, Target: "/run/osbuild/inputs"})
 	}
-	if p.debug != nil {
-		fmt.Fprintf(p.debug, "%s:\n%s", p.id, DescribeAll(ops))
+	if err := p.add(ops...); err != nil {
+		return nil, err
 	}
-	for _, op := range ops {
-		if err := op.Apply(p.dir); err != nil {
-			return nil, err
-		}
+	arguments, err := content.Arguments(Places{
+		Tree: filepath.Join(p.dir, "run/osbuild/tree"), Devices: p.dev, Mounts: filepath.Join(p.dir, "run/osbuild/mounts"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.add(File{Target: module.ArgumentsPath, Content: arguments, Mode: 0o644}); err != nil {
+		return nil, err
 	}
 	if content.Shell != nil {
 		if err := p.shell(ctx, content.Shell); err != nil {
@@ -191,6 +217,19 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	return &StageResult{Status: status, Error: p.errs.get(), Metadata: meta}, nil
 }
 
+// add lays out more of the waiting container.
+func (p *PreparedStage) add(ops ...Op) error {
+	if p.debug != nil {
+		fmt.Fprintf(p.debug, "%s:\n%s", p.id, DescribeAll(ops))
+	}
+	for _, op := range ops {
+		if err := op.Apply(p.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close ends the container, if it still runs, and takes it away.
 func (p *PreparedStage) Close() error {
 	var errs []error
@@ -201,6 +240,9 @@ func (p *PreparedStage) Close() error {
 		if server != nil {
 			server.close()
 		}
+	}
+	if p.loops != nil {
+		errs = append(errs, p.loops.close())
 	}
 	for i := len(p.undo) - 1; i >= 0; i-- {
 		errs = append(errs, p.undo[i]())

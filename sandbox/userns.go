@@ -24,7 +24,15 @@ const minIDs = 65535
 // own by running the program again in one; in the first process it does not
 // return. An ordinary user gets the same id map that podman uses. The error says
 // what to do about it.
-func EnterNamespace() error {
+func EnterNamespace() error { return enterNamespace(false) }
+
+// EnterForDevices is EnterNamespace for a build that may need loop devices and
+// kernel mounts. Only root of the machine's own user namespace can have those, so
+// there it stays in that; others are not told anything before a stage is refused
+// one.
+func EnterForDevices() error { return enterNamespace(true) }
+
+func enterNamespace(devices bool) error {
 	if os.Getenv(programEnv) == "" {
 		exe, err := os.Executable()
 		if err != nil {
@@ -40,7 +48,7 @@ func EnterNamespace() error {
 	}
 	if os.Geteuid() == 0 {
 		if has, err := unshare.HasCapSysAdmin(); os.Getenv(stepEnv) != "" || err == nil && has {
-			return enterAsRoot()
+			return enterAsRoot(devices)
 		}
 	}
 	if err := checkUserNamespaces(); err != nil {

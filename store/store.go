@@ -14,7 +14,6 @@ import (
 	"github.com/ossify/ossify/overlay"
 	"github.com/sirupsen/logrus"
 	"go.podman.io/storage"
-	"go.podman.io/storage/pkg/unshare"
 	"go.podman.io/storage/types"
 	"golang.org/x/sys/unix"
 )
@@ -30,10 +29,9 @@ const (
 // Store is an open store. Its methods are safe for concurrent use, and several
 // processes can have the same store open.
 type Store struct {
-	dir       string
-	run       *run
-	storage   storage.Store
-	userXattr bool
+	dir     string
+	run     *run
+	storage storage.Store
 }
 
 // Open opens the store in dir, making it if need be, and removes what
@@ -75,7 +73,7 @@ func Open(dir, rundir string) (*Store, error) {
 		run.close()
 		return nil, fmt.Errorf("store %s uses the storage driver %q, ossify needs overlay: choose another directory with --store", dir, name)
 	}
-	s := &Store{dir: dir, run: run, storage: st, userXattr: unshare.IsRootless()}
+	s := &Store{dir: dir, run: run, storage: st}
 	if err := s.sweep(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("clean up store %s: %w", dir, err)
@@ -114,9 +112,6 @@ func (s *Store) Scratch(pattern string) (dir string, remove func() error, err er
 	}
 	return dir, func() error { return os.RemoveAll(dir) }, nil
 }
-
-// UserXattr says whether overlay's marks are in user.overlay.* here.
-func (s *Store) UserXattr() bool { return s.userXattr }
 
 // Outputs is the directory of what assemblers of format 1 have made, by id.
 func (s *Store) Outputs() string { return filepath.Join(s.dir, "refs") }
@@ -332,7 +327,7 @@ func (s *Store) Writable(l *Layer) (*overlay.Stack, error) {
 		}
 		lower = []string{empty}
 	}
-	return &overlay.Stack{Lower: lower, Upper: d.upper, Work: d.work, Volatile: true, UserXattr: s.userXattr}, nil
+	return &overlay.Stack{Lower: lower, Upper: d.upper, Work: d.work, Volatile: true}, nil
 }
 
 // ReadOnly returns the stack with which the layer's tree is read.
@@ -341,7 +336,7 @@ func (s *Store) ReadOnly(l *Layer) (*overlay.Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &overlay.Stack{Lower: append([]string{d.upper}, d.lower...), UserXattr: s.userXattr}, nil
+	return &overlay.Stack{Lower: append([]string{d.upper}, d.lower...)}, nil
 }
 
 // Upper returns the directory with what the layer itself changed.

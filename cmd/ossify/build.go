@@ -208,7 +208,7 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if err := o.monitor.check(); err != nil {
 		return err
 	}
-	if err := sandbox.EnterNamespace(); err != nil {
+	if err := o.enter(path); err != nil {
 		return err
 	}
 	name, data, err := readManifest(path)
