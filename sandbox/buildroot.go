@@ -80,9 +80,9 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 		ops = append(ops, Bind{Source: filepath.Join(b.Tree, path), Target: "/" + path, Optional: true})
 	}
 	return append(ops,
-		Bind{Source: "/sys", Target: "/sys"},
 		Tmpfs{Target: "/tmp", Mode: 0o1777},
 		Tmpfs{Target: "/run", Mode: 0o755, Shared: true},
 		Dir{Target: "/run/lock", Mode: 0o755}, // where /var/lock leads
+		cmdline,
 	)
 }

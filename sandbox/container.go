@@ -38,6 +38,11 @@ func ContainerInit() {
 		fmt.Fprintf(os.Stderr, "set death signal: %v\n", err)
 		os.Exit(1)
 	}
+	// libcontainer starts this process in the root of the container's files.
+	if err := mountInside("."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	libcontainer.Init()
 }
 
@@ -62,8 +67,8 @@ type Command struct {
 	// HostUser leaves it in the engine's user namespace. Its capabilities
 	// then hold there, and nothing is locked for it.
 	HostUser bool
-	// Devices is the directory that it sees as /dev, empty for that which
-	// all containers share.
+	// Devices is the directory that it sees as /dev, empty for one that the
+	// container makes.
 	Devices string
 }
 
@@ -81,27 +86,20 @@ type Containers struct {
 	// loops says that stages can have loop devices.
 	loops    bool
 	uid, gid []configs.IDMap
-	close    func() error
 }
 
-// NewContainers prepares for containers. What they write outside their trees,
-// state and shared devices live in dir, best a tmpfs, which the caller removes
-// after Close.
+// NewContainers prepares for containers. Their state and what they write outside
+// their trees live in dir, best a tmpfs, which the caller removes when all have
+// ended.
 func NewContainers(dir string) (*Containers, error) {
 	c := &Containers{dir: dir, loops: loopsAllowed()}
 	var err error
 	if c.uid, err = nestedMap("/proc/self/uid_map"); err != nil {
 		return nil, err
 	}
-	if c.gid, err = nestedMap("/proc/self/gid_map"); err != nil {
-		return nil, err
-	}
-	c.close, err = makeDev(c.devices(), true)
+	c.gid, err = nestedMap("/proc/self/gid_map")
 	return c, err
 }
-
-// Close takes the shared devices away; all containers must have ended.
-func (c *Containers) Close() error { return c.close() }
 
 // layout is Layout, told to Debug.
 func (c *Containers) layout(id, dir string, ops []Op) (undo func() error, err error) {
@@ -111,8 +109,7 @@ func (c *Containers) layout(id, dir string, ops []Op) (undo func() error, err er
 	return Layout(dir, ops)
 }
 
-func (c *Containers) state() string   { return filepath.Join(c.dir, "state") }
-func (c *Containers) devices() string { return filepath.Join(c.dir, "dev") }
+func (c *Containers) state() string { return filepath.Join(c.dir, "state") }
 
 // nestedMap maps every id of this user namespace to itself in a nested one. The
 // kernel wants each range within one range of the parent (user_namespaces(7)).
@@ -132,43 +129,6 @@ func nestedMap(path string) ([]configs.IDMap, error) {
 		maps = append(maps, configs.IDMap{ContainerID: inside, HostID: inside, Size: count})
 	}
 	return maps, scan.Err()
-}
-
-// makeDev makes a /dev: one that all containers share, read-only but for what is
-// written to its devices, or one in which nodes can be made. A user namespace
-// cannot make nodes, so the host's are bound.
-func makeDev(dir string, shared bool) (undo func() error, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	// osbuild's services bind nodes of the host's, which have to spread.
-	ops := []Op{Tmpfs{Target: "/", Mode: 0o755, Shared: !shared}}
-	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		ops = append(ops, Bind{Source: "/dev/" + name, Target: "/" + name, Writable: true, Devices: true})
-	}
-	ops = append(ops,
-		Bind{Source: "/dev/fuse", Target: "/fuse", Writable: true, Devices: true, Optional: true},
-		Symlink{To: "/proc/self/fd", Target: "/fd"},
-		Symlink{To: "/proc/self/fd/0", Target: "/stdin"},
-		Symlink{To: "/proc/self/fd/1", Target: "/stdout"},
-		Symlink{To: "/proc/self/fd/2", Target: "/stderr"},
-		Dir{Target: "/shm", Mode: 0o755},
-		Dir{Target: "/pts", Mode: 0o755},
-	)
-	undo, err = Layout(dir, ops)
-	if err != nil {
-		return nil, fmt.Errorf("make /dev: %w", err)
-	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
-	if shared {
-		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
-	} else {
-		attr.Attr_clr = unix.MOUNT_ATTR_NODEV
-	}
-	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &attr); err != nil {
-		return nil, errors.Join(fmt.Errorf("make /dev: %w", err), undo())
-	}
-	return undo, nil
 }
 
 // Run runs the command with root, laid out by Layout, as its file tree, and
@@ -381,12 +341,24 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
 		{Type: configs.NEWIPC}, {Type: configs.NEWUTS},
 	}
+	dev := cmd.Devices
+	if dev == "" {
+		dev = filepath.Join(root, "dev") // what mountInside made
+	}
+	mounts := []*configs.Mount{
+		// A bind mount tells libcontainer to leave /dev as it is.
+		{Source: dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
+		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: "mode=1777"},
+	}
+	var networks []*configs.Network
+	var readonly []string
 	if !cmd.Network {
 		namespaces = append(namespaces, configs.Namespace{Type: configs.NEWNET})
-	}
-	devices := c.devices()
-	if cmd.Devices != "" {
-		devices = cmd.Devices
+		networks = append(networks, &configs.Network{Type: "loopback"})
+		// Whose network it is may mount a /sys. It must not be read-only
+		// itself, or the kernel refuses the stage another one in its tree.
+		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC})
+		readonly = append(readonly, "/sys")
 	}
 	umask := uint32(0o022)
 	uid, gid, caps := c.uid, c.gid, cmd.Capabilities
@@ -410,12 +382,8 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		Capabilities: &configs.Capabilities{
 			Bounding: caps, Effective: caps, Permitted: caps, Inheritable: nil,
 		},
-		Mounts: []*configs.Mount{
-			// A bind mount tells libcontainer to leave /dev as it is; its
-			// flags stay locked, as it comes from outside.
-			{Source: devices, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC},
-			{Source: "proc", Destination: "/proc", Device: "proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-			{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: "mode=1777"},
-		},
+		Networks:      networks,
+		Mounts:        mounts,
+		ReadonlyPaths: readonly,
 	}
 }

@@ -55,11 +55,6 @@ func newHost(t *testing.T) *host {
 	if h.containers, err = sandbox.NewContainers(memory); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := h.containers.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	runner := h.script("runner", `echo set up > /etc/marker; exec "$@"`)
 	layer, err := s.Create(nil, "root")
 	if err != nil {
@@ -143,11 +138,21 @@ func TestStage(t *testing.T) {
 		{"usr cannot be made writable", `mount -o remount,bind,rw /usr`, 32, ""},
 		{"usr cannot be taken away", `umount /usr`, 32, ""},
 		{"usr cannot be taken away in a nested namespace", `unshare -Urm umount /usr`, 32, ""},
-		{"dev cannot be made writable", `mount -o remount,bind,rw /dev`, 32, ""},
-		{"sys is read-only", `mkdir /sys/fs/cgroup/x`, 1, "Read-only file system"},
+		{"the host's command line is not shown", `cat /proc/cmdline`, 0, "root=/dev/osbuild"},
+		{"sys is read-only", `touch /sys/kernel`, 1, "Read-only file system"},
+		{"sys of the host is out of reach", `mkdir /tmp/s && mount -t sysfs sysfs /tmp/s &&
+			find /tmp/s -path '*/net/*' -prune -o -writable ! -type l -print | grep -c .`, 1, "0"},
 		{"no other network than its own", `ls /sys/class/net >&-; cat /proc/net/dev | tail -n +3 | grep -vc lo:`, 1, "0"},
+		{"the loopback interface is up", `exec 3<>/dev/tcp/127.0.0.1/9`, 1, "refused"},
 		{"only its own processes", `ls -d /proc/[0-9]* | wc -l | grep -qx '[1-6]'`, 0, ""},
 		{"a fresh proc can be mounted", `mkdir /tmp/p && mount -t proc proc /tmp/p && test -e /tmp/p/1/status`, 0, ""},
+		{"a tree can have proc, dev and sys", `cd /run/osbuild/tree && mkdir proc dev sys &&
+			mount -t proc -o nosuid,noexec,nodev proc proc && mount --bind /dev dev && mount -t sysfs -o nosuid,noexec,nodev sysfs sys &&
+			test -e proc/1/status && test -d sys/kernel && echo x > dev/null && umount --lazy proc dev sys`, 0, ""},
+		{"a tree can have them read-only", `cd /run/osbuild/tree && mkdir proc dev sys &&
+			for d in proc dev sys; do mount --make-private -o rbind,ro /$d $d || exit; touch $d/x && exit; done; echo x > dev/null`, 0, ""},
+		{"links in dev are the stage's to make", `ln -s /proc/self/fd /dev/fd && echo 4 | wc -c < /dev/fd/0`, 0, "2"},
+		{"what is in dev is not the next stage's", `ls /dev/fd`, 2, ""},
 		{"the engine's files are not there", `test -e /home || test -e /root/.ssh`, 1, ""},
 		{"sysctls of the host are out of reach", `cat /proc/sys/kernel/printk > /proc/sys/kernel/printk`, 1, "Permission denied"},
 		{"devices work", `echo x > /dev/null && head -c 4 /dev/zero | wc -c`, 0, "4"},

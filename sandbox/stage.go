@@ -135,13 +135,12 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 	if p.api, err = serveAPI(filepath.Join(p.dir, module.ErrorSocket), p.errs.handle); err != nil {
 		return nil, err
 	}
-	p.dev = c.devices()
 	if c.loops || s.Devices {
-		p.dev = filepath.Join(c.dir, id, "dev")
-		undo, err := makeDev(p.dev, false)
+		undo, err := makeDev(filepath.Join(c.dir, id))
 		if err != nil {
 			return nil, err
 		}
+		p.dev = filepath.Join(c.dir, id, "dev")
 		p.undo = append(p.undo, undo)
 	}
 	p.loops = &loopServer{dev: p.dev, allowed: c.loops}

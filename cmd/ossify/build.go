@@ -124,7 +124,6 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 	if e.containers, err = sandbox.NewContainers(dir); err != nil {
 		return nil, err
 	}
-	e.closers = append(e.closers, e.containers.Close)
 	if o.debug {
 		e.containers.Debug = os.Stderr
 	}
