@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,30 +15,30 @@ import (
 // Beyond it one syncfs is cheaper, although it waits for everybody's data.
 const fewFiles = 64
 
-// Finish brings an unmounted upper directory into the form in which it is
-// committed: no time later than epoch (seconds since 1970; nil leaves times
-// alone, as osbuild's clamp_mtime), and everything on disk.
-func Finish(upper string, epoch *int64) error {
+// Finish brings the upper directory of an unmounted stack into the form in which it
+// is committed: times from since on are epoch (seconds since 1970; nil leaves times
+// alone), and everything is on disk. Older times are those of archives and other
+// trees, which keep them, as osbuild's clamp_mtime does.
+func (s *Stack) Finish(epoch *int64, since time.Time) error {
 	var changed []string
 	many := false
-	err := filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(s.Upper, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &os.PathError{Op: "lstat", Path: path, Err: err}
+		}
 		if epoch != nil {
-			if err := clamp(path, *epoch); err != nil {
+			if err := clamp(path, &st, *epoch, since); err != nil {
 				return err
 			}
 		}
-		if len(changed) < fewFiles {
-			if d.IsDir() || d.Type().IsRegular() {
-				changed = append(changed, path)
-			}
-			return nil
-		}
-		many = true
-		if epoch == nil {
-			return fs.SkipAll
+		if len(changed) >= fewFiles {
+			many = true
+		} else if d.IsDir() || d.Type().IsRegular() {
+			changed = append(changed, path)
 		}
 		return nil
 	})
@@ -48,7 +49,7 @@ func Finish(upper string, epoch *int64) error {
 		return nil // nothing but the root directory
 	}
 	if many {
-		return syncFilesystem(upper)
+		return syncFilesystem(s.Upper)
 	}
 	for _, path := range changed {
 		if err := syncPath(path); err != nil {
@@ -58,12 +59,8 @@ func Finish(upper string, epoch *int64) error {
 	return nil
 }
 
-func clamp(path string, epoch int64) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	if st.Mtim.Sec < epoch || (st.Mtim.Sec == epoch && st.Mtim.Nsec == 0) {
+func clamp(path string, st *unix.Stat_t, epoch int64, since time.Time) error {
+	if time.Unix(st.Mtim.Unix()).Before(since) {
 		return nil
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: epoch}}

@@ -360,7 +360,7 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	status, err := w.execute(ctx, c, trees, res)
 	res.Output = w.output.String()
 	if err == nil && status == 0 {
-		err = b.Store.Seal(w.layer, s.SourceEpoch)
+		err = b.seal(w.layer, s)
 	}
 	if err != nil {
 		return res, nil, errors.Join(err, c.discard(), w.discard())
@@ -373,6 +373,22 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	}
 	res.Success = true
 	return res, w.layer, nil
+}
+
+// seal seals the layer of a stage. Times of its own making and of what was
+// downloaded for it become the source-epoch.
+func (b *builder) seal(layer *store.Layer, s *Stage) error {
+	since := layer.Made
+	if s.SourceEpoch != nil {
+		downloaded, err := b.downloaded(s)
+		if err != nil {
+			return err
+		}
+		if downloaded.Before(since) {
+			since = downloaded
+		}
+	}
+	return b.Store.Seal(layer, s.SourceEpoch, since)
 }
 
 // told is what a monitor gets of the result.

@@ -224,6 +224,30 @@ func (b *builder) waitSources(ctx context.Context, s *Stage) error {
 	return nil
 }
 
+// downloaded returns when the oldest file came that sources have for the stage; now
+// if there is none.
+func (b *builder) downloaded(s *Stage) (time.Time, error) {
+	oldest := time.Now()
+	folders, err := os.ReadDir(b.Store.Sources())
+	if err != nil {
+		return oldest, fmt.Errorf("look up downloads: %w", err)
+	}
+	for _, in := range s.Inputs {
+		if in.Origin != originSource {
+			continue
+		}
+		for ref := range in.Refs {
+			for _, folder := range folders {
+				st, err := os.Stat(filepath.Join(b.Store.Sources(), folder.Name(), ref))
+				if err == nil && st.ModTime().Before(oldest) {
+					oldest = st.ModTime()
+				}
+			}
+		}
+	}
+	return oldest, nil
+}
+
 // download fetches the items of a source that are not in the store.
 func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 	start := time.Now()

@@ -13,7 +13,7 @@ import (
 )
 
 // layerFormat changes when layers of older versions must not be used again.
-const layerFormat = "1"
+const layerFormat = "2"
 
 // computeKeys gives each stage the key of its checkpoint: what besides the
 // stage id has to be equal for the checkpoint to be used again. It covers the

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ossify/ossify/overlay"
 	"github.com/sirupsen/logrus"
@@ -119,8 +120,10 @@ func (s *Store) Outputs() string { return filepath.Join(s.dir, "refs") }
 // Layer is a checkpoint, or a tree on its way to become one.
 type Layer struct {
 	// ID is the id of the containers/storage layer.
-	ID  string
-	key string
+	ID string
+	// Made is when Create made it, by the clock of file times.
+	Made time.Time
+	key  string
 	// dirs finds its directories once.
 	dirs func() (layerDirs, error)
 }
@@ -148,6 +151,8 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
 // Name names it.
 func (s *Store) Create(base *Layer, key string) (*Layer, error) {
+	// The clock of file times lags behind by some milliseconds.
+	made := time.Now().Add(-time.Second)
 	parent := ""
 	if base != nil {
 		parent = base.ID
@@ -159,6 +164,7 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 		return nil, fmt.Errorf("create layer: %w", err)
 	}
 	l := s.layer(layer.ID, key)
+	l.Made = made
 	upper, err := s.Upper(l)
 	if err == nil && base == nil {
 		// The driver makes roots 0555, osbuild's trees are 0755.
@@ -170,22 +176,22 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 	return l, nil
 }
 
-// Commit seals the layer and names it.
+// Commit seals the layer and names it. Times since it was made become epoch.
 func (s *Store) Commit(l *Layer, name string, epoch *int64, metadata json.RawMessage) error {
-	if err := s.Seal(l, epoch); err != nil {
+	if err := s.Seal(l, epoch, l.Made); err != nil {
 		return err
 	}
 	return s.Name(l, name, metadata)
 }
 
-// Seal brings the layer's content, which nobody changes any more, to disk.
-// epoch, in seconds, bounds the times in it if it is not nil.
-func (s *Store) Seal(l *Layer, epoch *int64) error {
-	dirs, err := l.dirs()
+// Seal brings the layer's content, which nobody changes any more, to disk. If epoch,
+// in seconds, is not nil, file times from since on become it.
+func (s *Store) Seal(l *Layer, epoch *int64, since time.Time) error {
+	stack, err := s.Writable(l)
 	if err != nil {
 		return err
 	}
-	return overlay.Finish(dirs.upper, epoch)
+	return stack.Finish(epoch, since)
 }
 
 // Name makes a sealed layer the checkpoint of that name. It is atomic: the

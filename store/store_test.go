@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -388,6 +389,56 @@ func TestShrink(t *testing.T) {
 		}
 		if got := strings.Join(left, " "); got != step.want {
 			t.Errorf("at most %d bytes leave %q, want %q", step.max, got, step.want)
+		}
+	}
+}
+
+// TestTimes sees which times a source-epoch replaces: those since the layer was
+// made, or since something was downloaded for it.
+func TestTimes(t *testing.T) {
+	s := open(t, tempDir(t))
+	defer s.Close()
+	epoch := int64(1500000000)
+	hour := time.Now().Add(-time.Hour)
+	times := map[string]time.Time{
+		"old": time.Unix(1000000000, 0), "hour": hour, "now": time.Now(), "future": time.Now().Add(time.Hour),
+	}
+	for name, c := range map[string]struct {
+		since func(l *store.Layer) time.Time
+		fixed string
+	}{
+		"made":       {func(l *store.Layer) time.Time { return l.Made }, "future now"},
+		"downloaded": {func(*store.Layer) time.Time { return hour }, "future hour now"},
+	} {
+		l := fill(t, s, nil, "now", "k")
+		upper, err := s.Upper(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, at := range times {
+			path := filepath.Join(upper, name)
+			if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chtimes(path, at, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Seal(l, &epoch, c.since(l)); err != nil {
+			t.Fatal(err)
+		}
+		var fixed []string
+		for _, file := range []string{"future", "hour", "now", "old"} {
+			fi, err := os.Stat(filepath.Join(upper, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case fi.ModTime().Equal(time.Unix(epoch, 0)):
+				fixed = append(fixed, file)
+			case !fi.ModTime().Equal(times[file]):
+				t.Errorf("%s: %s has the time %v", name, file, fi.ModTime())
+			}
+		}
+		if got := strings.Join(fixed, " "); got != c.fixed {
+			t.Errorf("%s: fixed are %q, want %q", name, got, c.fixed)
 		}
 	}
 }
