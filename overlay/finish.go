@@ -16,12 +16,16 @@ import (
 const fewFiles = 64
 
 // Finish brings the upper directory of an unmounted stack into the form in which it
-// is committed: times from since on are epoch (seconds since 1970; nil leaves times
-// alone), and everything is on disk. Older times are those of archives and other
-// trees, which keep them, as osbuild's clamp_mtime does.
-func (s *Stack) Finish(epoch *int64, since time.Time) error {
+// is committed: names that are one file are so again, times from since on are epoch
+// (seconds since 1970; nil leaves times alone), and everything is on disk. Older
+// times are those of archives and other trees, which keep them, as osbuild's
+// clamp_mtime does. dir is where Finish may make a directory for a while.
+func (s *Stack) Finish(epoch *int64, since time.Time, dir string) error {
+	if err := s.joinLinks(dir); err != nil {
+		return fmt.Errorf("finish layer: %w", err)
+	}
 	var changed []string
-	many := false
+	many, links := false, false
 	err := filepath.WalkDir(s.Upper, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -30,6 +34,7 @@ func (s *Stack) Finish(epoch *int64, since time.Time) error {
 		if err := unix.Lstat(path, &st); err != nil {
 			return &os.PathError{Op: "lstat", Path: path, Err: err}
 		}
+		links = links || d.Type().IsRegular() && st.Nlink > 1
 		if epoch != nil {
 			if err := clamp(path, &st, *epoch, since); err != nil {
 				return err
@@ -42,6 +47,9 @@ func (s *Stack) Finish(epoch *int64, since time.Time) error {
 		}
 		return nil
 	})
+	if err == nil && links {
+		err = s.markLinks()
+	}
 	if err != nil {
 		return fmt.Errorf("finish layer: %w", err)
 	}

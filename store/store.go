@@ -191,7 +191,7 @@ func (s *Store) Seal(l *Layer, epoch *int64, since time.Time) error {
 	if err != nil {
 		return err
 	}
-	return stack.Finish(epoch, since)
+	return stack.Finish(epoch, since, filepath.Join(s.run.memory, "seal-"+l.ID))
 }
 
 // Name makes a sealed layer the checkpoint of that name. It is atomic: the
