@@ -38,10 +38,13 @@ func ContainerInit() {
 		fmt.Fprintf(os.Stderr, "set death signal: %v\n", err)
 		os.Exit(1)
 	}
-	// libcontainer starts this process in the root of the container's files.
-	if err := mountInside("."); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	// libcontainer starts this process in the root of the container's files;
+	// a shell that joins a container ("setns") finds all in place.
+	if os.Getenv("_LIBCONTAINER_INITTYPE") == "standard" {
+		if err := mountInside("."); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	libcontainer.Init()
 }
