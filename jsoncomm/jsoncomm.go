@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxMessage is the largest document, in bytes, that Recv accepts.
+// MaxMessage is the largest document, in bytes, that Recv accepts unless the
+// connection has a limit of its own.
 const MaxMessage = 64 << 20
 
 // maxFDs is the kernel's limit of descriptors in one packet (SCM_MAX_FD).
@@ -27,13 +28,22 @@ const maxPacket = 64 << 10
 
 var viaFile = []byte("<args-via-fd>")
 
+// ErrEmpty is what Recv returns for a packet without content, which is no message.
+var ErrEmpty = errors.New("empty message")
+
 // Conn is one end of a connection. It is not safe for concurrent use.
-type Conn struct{ fd int }
+type Conn struct {
+	// Limit is the largest document, in bytes, that Recv accepts.
+	Limit int
+	fd    int
+	// buf and oob are for Recv.
+	buf, oob []byte
+}
 
 // New wraps a connected SOCK_SEQPACKET socket; Close closes it.
 func New(fd int) *Conn {
 	unix.CloseOnExec(fd)
-	return &Conn{fd: fd}
+	return &Conn{fd: fd, Limit: MaxMessage}
 }
 
 // Pair returns a connected pair: our end, and the other end as a file to be
@@ -67,6 +77,30 @@ func (c *Conn) FD() int { return c.fd }
 
 // Shutdown ends both directions, which wakes a blocked Recv.
 func (c *Conn) Shutdown() { _ = unix.Shutdown(c.fd, unix.SHUT_RDWR) }
+
+// Wait returns when Recv would not block: there is a message, or the peer is gone.
+func (c *Conn) Wait() error {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, -1)
+		if err == nil {
+			return nil
+		}
+		if err != unix.EINTR {
+			return fmt.Errorf("wait for message: %w", err)
+		}
+	}
+}
+
+// hungUp says whether the peer is gone.
+func (c *Conn) hungUp() bool {
+	fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return n != 0
+		}
+	}
+}
 
 // Send sends v and copies of the descriptors; the caller keeps its own.
 func (c *Conn) Send(v any, files ...*os.File) error {
@@ -126,15 +160,17 @@ func payloadFile(data []byte) (*os.File, error) {
 // Recv receives the next message into v and returns the descriptors that came
 // with it, which the caller closes. It returns io.EOF when the peer is gone.
 func (c *Conn) Recv(v any) ([]*os.File, error) {
-	buf := make([]byte, 2*maxPacket)
-	oob := make([]byte, unix.CmsgSpace(maxFDs*4))
+	if c.buf == nil {
+		c.buf, c.oob = make([]byte, 2*maxPacket), make([]byte, unix.CmsgSpace(maxFDs*4))
+	}
+	buf, oob := c.buf, c.oob
 	for {
 		n, _, err := c.recvmsg(buf, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
 		if err != nil {
 			return nil, err
 		}
-		if n > MaxMessage {
-			return nil, fmt.Errorf("message of %d bytes, at most %d are allowed", n, MaxMessage)
+		if n > c.Limit {
+			return nil, fmt.Errorf("message of %d bytes, at most %d are allowed", n, c.Limit)
 		}
 		if n <= len(buf) {
 			break
@@ -149,15 +185,19 @@ func (c *Conn) Recv(v any) ([]*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 && len(files) == 0 {
-		return nil, io.EOF
+	if n == 0 {
+		CloseAll(files)
+		if len(files) == 0 && c.hungUp() {
+			return nil, io.EOF
+		}
+		return nil, ErrEmpty
 	}
 	data := buf[:n]
 	if bytes.Equal(data, viaFile) {
 		if len(files) == 0 {
 			return nil, errors.New("message announces a payload file but carries no descriptor")
 		}
-		data, err = readPayload(files[0])
+		data, err = readPayload(files[0], c.Limit)
 		files[0].Close()
 		files = files[1:]
 		if err != nil {
@@ -173,23 +213,24 @@ func (c *Conn) Recv(v any) ([]*os.File, error) {
 }
 
 // readPayload reads a document that travelled in a file. The sender may be a
-// stage: a pipe that nobody writes to would block us for ever, so only regular
-// files, which a memfd is, are read.
-func readPayload(f *os.File) ([]byte, error) {
+// stage: a pipe that nobody writes to, or a file of a FUSE filesystem of its own,
+// would block us for ever, so only files in memory are read. Those have seals,
+// and asking for them asks no filesystem.
+func readPayload(f *os.File, limit int) ([]byte, error) {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil {
+		return nil, errors.New("the payload is no file in memory (memfd_create)")
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("the payload is no regular file")
-	}
-	if info.Size() > MaxMessage {
-		return nil, fmt.Errorf("payload of %d bytes, at most %d are allowed", info.Size(), MaxMessage)
+	if info.Size() > int64(limit) {
+		return nil, fmt.Errorf("payload of %d bytes, at most %d are allowed", info.Size(), limit)
 	}
 	// The sender shares the file's position, so it is not relied upon.
-	data, err := io.ReadAll(io.NewSectionReader(f, 0, MaxMessage+1))
-	if err == nil && len(data) > MaxMessage {
-		err = fmt.Errorf("payload of more than %d bytes", MaxMessage)
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, int64(limit)+1))
+	if err == nil && len(data) > limit {
+		err = fmt.Errorf("payload of more than %d bytes", limit)
 	}
 	return data, err
 }

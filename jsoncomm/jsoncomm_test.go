@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +58,14 @@ func sendRaw(t testing.TB, c *Conn, data string, files ...*os.File) {
 			fds[i] = int(f.Fd())
 		}
 		oob = unix.UnixRights(fds...)
+	}
+	if data == "" && len(files) > 0 {
+		// unix.Sendmsg would add a byte.
+		hdr := unix.Msghdr{Control: &oob[0], Controllen: uint64(len(oob))}
+		if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&hdr)), unix.MSG_NOSIGNAL); errno != 0 {
+			t.Fatal(errno)
+		}
+		return
 	}
 	if err := unix.Sendmsg(c.fd, []byte(data), oob, nil, unix.MSG_NOSIGNAL); err != nil {
 		t.Fatal(err)
@@ -185,6 +195,12 @@ func TestRefusedMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pipe.Close()
+	disk, err := os.CreateTemp("/var/tmp", "ossify-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(disk.Name())
+	defer disk.Close()
 	big := memfd(t, "")
 	if err := big.Truncate(MaxMessage + 1); err != nil {
 		t.Fatal(err)
@@ -200,7 +216,12 @@ func TestRefusedMessages(t *testing.T) {
 		{"marker without a file", string(viaFile), nil, "carries no descriptor"},
 		{"marker and an empty file", string(viaFile), []*os.File{memfd(t, "")}, "decode message"},
 		{"marker and no JSON", string(viaFile), []*os.File{memfd(t, "["), memfd(t, "")}, "decode message"},
-		{"marker and a pipe", string(viaFile), []*os.File{pipe}, "no regular file"},
+		{"marker and a pipe", string(viaFile), []*os.File{pipe}, "no file in memory"},
+		{"marker and a file on disk", string(viaFile), []*os.File{disk}, "no file in memory"},
+		{"empty", "", nil, "empty message"},
+		{"empty, with a descriptor", "", []*os.File{memfd(t, "")}, "empty message"},
+		{"marker and as many files as there can be", string(viaFile), slices.Repeat([]*os.File{memfd(t, "{")}, maxFDs), "decode message"},
+		{"nested too deep", strings.Repeat("[", 60000), nil, "exceeded max depth"},
 		{"marker and too large a file", string(viaFile), []*os.File{big}, "at most"},
 	}
 	for _, test := range tests {
@@ -220,6 +241,41 @@ func TestRefusedMessages(t *testing.T) {
 		if _, err := b.Recv(&got); err != nil || got != "next" {
 			t.Errorf("%s: next message: got %v, %v", test.name, got, err)
 		}
+	}
+}
+
+// TestLimit: a connection can have a smaller limit than others.
+func TestLimit(t *testing.T) {
+	a, b := pair(t)
+	b.Limit = 100 << 10
+	for _, size := range []int{b.Limit - 2, b.Limit - 1} { // with its quotes
+		if err := a.Send(strings.Repeat("x", size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got string
+	if _, err := b.Recv(&got); err != nil || len(got) != b.Limit-2 {
+		t.Errorf("at the limit: got %d bytes, %v", len(got), err)
+	}
+	if _, err := b.Recv(&got); err == nil || !strings.Contains(err.Error(), "at most 102400") {
+		t.Errorf("above the limit: got %v", err)
+	}
+}
+
+// TestLastWords: what was sent before the peer left is received, empty or not.
+func TestLastWords(t *testing.T) {
+	a, b := pair(t)
+	sendRaw(t, a, `"last"`)
+	a.Shutdown()
+	var got string
+	if err := b.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Recv(&got); err != nil || got != "last" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := b.Recv(&got); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want io.EOF", err)
 	}
 }
 
