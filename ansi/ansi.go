@@ -4,6 +4,7 @@
 package ansi
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -147,6 +148,9 @@ func (s *Stripper) swallow(r rune) bool {
 // the text that was there is written over, as in the bars of other programs.
 // Tabs become single spaces.
 func Line(raw []byte) string {
+	if !slices.ContainsFunc(raw, func(b byte) bool { return b < ' ' || b > '~' }) {
+		return string(raw) // as most lines are
+	}
 	var s Stripper
 	var out strings.Builder
 	s.each(raw, func(r rune, moved bool) {

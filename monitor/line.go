@@ -118,6 +118,9 @@ type sample struct {
 // rateWindow is the time over which the rate of a download is taken.
 const rateWindow = 5 * time.Second
 
+// sampleEvery is the least time between two samples, however often a source tells.
+const sampleEvery = 20 * time.Millisecond
+
 // print takes in output of the stage.
 func (a *activity) print(chunk []byte) {
 	a.output = append(a.output, chunk...)
@@ -157,7 +160,9 @@ func (a *activity) advance(p DownloadProgress, now time.Time) {
 	for len(a.samples) > 1 && now.Sub(a.samples[1].at) >= rateWindow {
 		a.samples = a.samples[1:]
 	}
-	a.samples = append(a.samples, sample{now, p.Done})
+	if n := len(a.samples); n == 0 || now.Sub(a.samples[n-1].at) >= sampleEvery {
+		a.samples = append(a.samples, sample{now, p.Done})
+	}
 }
 
 // rate is the download's speed in bytes per second, 0 if not known yet.
@@ -226,7 +231,7 @@ func (s style) download(r *row, a *activity, now time.Time) {
 		done, total = int64(p.ItemsDone), int64(p.Items)
 	}
 	if cells := min(30, r.room()-utf8.RuneCountInString(text)-2); cells >= 8 && total > 0 {
-		full := int(int64(cells) * min(done, total) / total)
+		full := int(float64(cells) * float64(min(max(done, 0), total)) / float64(total))
 		r.add("", "  ").add(cyan, strings.Repeat(s.full, full)).add(dim, strings.Repeat(s.empty, cells-full))
 	}
 	r.add("", text)

@@ -111,15 +111,19 @@ func (l *logMonitor) StageOutput(s StageInfo, chunk []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	buf := append(l.rest[s], chunk...)
+	var lines bytes.Buffer // one write for all
 	for {
 		line, rest, ok := bytes.Cut(buf, []byte("\n"))
 		if !ok && len(buf) <= maxLine {
 			break
 		}
-		l.print("    %s", ansi.Line(line))
+		lines.WriteString("    " + ansi.Line(line) + "\n")
 		buf = rest
 	}
 	l.rest[s] = append([]byte(nil), buf...)
+	if lines.Len() > 0 && !l.closed {
+		_, _ = l.w.Write(lines.Bytes())
+	}
 }
 
 func (l *logMonitor) EndStage(s StageInfo, r StageResult) {

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -222,5 +223,30 @@ func TestGlyphs(t *testing.T) {
 		if g.done != c.done {
 			t.Errorf("%v: %s", c.env, g.done)
 		}
+	}
+}
+
+// TestTerminalWildProgress: what a source says of itself is foreign.
+func TestTerminalWildProgress(t *testing.T) {
+	const most = math.MaxInt64
+	b := newBench(t, 100, 24)
+	b.BeginDownload("org.test.wild", 3, 0)
+	for _, p := range []DownloadProgress{
+		{Done: most, Total: most}, {Done: 1 << 62, Total: 1 << 62}, {Done: most, Total: 1}, {Done: -5, Total: 1}, {Done: -1, Total: most}, {Done: -most, Total: 1},
+		{Done: 1, Total: -1}, {ItemsDone: most, Items: most}, {ItemsDone: -most, Items: 1}, {ItemsDone: 5, Items: -1},
+	} {
+		b.clock = b.clock.Add(time.Second)
+		b.Download("org.test.wild", p)
+		b.draw()
+		if rows := strings.Count(b.screen.String(), "\n"); rows > 1 {
+			t.Errorf("%+v: %d rows", p, rows)
+		}
+	}
+	// Many at once are not many samples.
+	for range 100000 {
+		b.Download("org.test.wild", DownloadProgress{Done: 1, Total: 2})
+	}
+	if a := b.find("org.test.wild", StageInfo{}); len(a.samples) > 100 {
+		t.Errorf("%d samples are kept", len(a.samples))
 	}
 }
