@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ossify/ossify/pyjson"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"golang.org/x/sys/unix"
 )
 
 // folders are the families of modules and their folders in a libdir.
@@ -83,9 +85,13 @@ func (ix *Index) Module(class, name string) (*Module, error) {
 	if name != filepath.Base(name) || strings.HasSuffix(name, ".meta.json") {
 		return nil, fmt.Errorf("%q is no module name: %w", name, fs.ErrNotExist)
 	}
+	var odd error
 	for _, dir := range ix.libdirs {
 		path := filepath.Join(dir, folders[class], name)
-		if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		if err := isProgram(path); err != nil {
+			if odd == nil && !errors.Is(err, fs.ErrNotExist) {
+				odd = err
+			}
 			continue
 		}
 		m := &Module{Class: class, Name: name, Path: path, Libdir: dir}
@@ -96,15 +102,73 @@ func (ix *Index) Module(class, name string) (*Module, error) {
 		ix.modules[key] = m
 		return m, nil
 	}
+	if odd != nil {
+		return nil, odd
+	}
 	return nil, fmt.Errorf("no %s %q: %w", strings.ToLower(class), name, fs.ErrNotExist)
+}
+
+// isProgram returns an error if there is no regular file at path, which is
+// fs.ErrNotExist if there is nothing at all.
+func isProgram(path string) error {
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, linkErr := os.Lstat(path); linkErr == nil {
+			return fmt.Errorf("the module %s is a symbolic link to nothing", path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("module: %w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("the module %s is %s, not a program", path, kindOf(st.Mode()))
+	}
+	return nil
+}
+
+// kindOf says what a file is that is no regular one.
+func kindOf(mode os.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&os.ModeNamedPipe != 0:
+		return "a fifo"
+	case mode&os.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// maxText bounds what is read of a libdir to describe a module, in bytes.
+const maxText = 16 << 20
+
+// readText reads a regular file of a libdir.
+func readText(path string) ([]byte, error) {
+	// A fifo must not keep us waiting.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is %s, not a file", path, kindOf(st.Mode()))
+	}
+	if st.Size() > maxText {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are read", path, st.Size(), maxText)
+	}
+	return io.ReadAll(io.LimitReader(f, maxText))
 }
 
 // readMeta reads a module's description: NAME.meta.json or, for the older of
 // osbuild's modules, which have none, the program itself.
 func readMeta(path string) (meta Meta, err error) {
-	data, err := os.ReadFile(path + ".meta.json")
+	data, err := readText(path + ".meta.json")
 	if errors.Is(err, fs.ErrNotExist) {
-		if data, err = os.ReadFile(path); err != nil {
+		if data, err = readText(path); err != nil {
 			return meta, fmt.Errorf("description of %s: %w", path, err)
 		}
 		if meta, err = pythonMeta(string(data)); err != nil {
@@ -115,10 +179,21 @@ func readMeta(path string) (meta Meta, err error) {
 	if err != nil {
 		return meta, fmt.Errorf("description of %s: %w", path, err)
 	}
-	if err := json.Unmarshal(data, &meta); err != nil {
-		return meta, fmt.Errorf("%s.meta.json: %w", path, err)
+	return decodeMeta(path, data)
+}
+
+func decodeMeta(path string, data []byte) (meta Meta, err error) {
+	err = json.Unmarshal(data, &meta)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return meta, nil
+	case errors.As(err, &wrong) && wrong.Field != "":
+		err = fmt.Errorf("%q is a JSON %.50s", wrong.Field, wrong.Value)
+	case wrong != nil:
+		err = fmt.Errorf("it is a JSON %.50s, not an object", wrong.Value)
 	}
-	return meta, nil
+	return meta, fmt.Errorf("%s.meta.json: %w", path, err)
 }
 
 // Names lists the modules of a class in all libdirs, sorted.
@@ -186,7 +261,10 @@ func (ix *Index) Runner(name string) (Runner, error) {
 			continue
 		}
 		runner := Runner{Name: name, Path: r.path}
-		var err error
+		err := isProgram(r.path)
+		if err != nil {
+			return runner, err
+		}
 		if runner.Meta, err = runnerMeta(r.path); !errors.Is(err, fs.ErrNotExist) {
 			return runner, err
 		}
@@ -205,14 +283,11 @@ func (ix *Index) Runner(name string) (Runner, error) {
 }
 
 func runnerMeta(path string) (meta Meta, err error) {
-	data, err := os.ReadFile(path + ".meta.json")
+	data, err := readText(path + ".meta.json")
 	if err != nil {
 		return meta, fmt.Errorf("description of runner: %w", err)
 	}
-	if err := json.Unmarshal(data, &meta); err != nil {
-		return meta, fmt.Errorf("%s.meta.json: %w", path, err)
-	}
-	return meta, nil
+	return decodeMeta(path, data)
 }
 
 // HostRunner returns the runner for this host, by os-release(5).

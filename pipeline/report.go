@@ -68,6 +68,8 @@ func (c *checker) report(s *schema, e *jsonschema.ValidationError, at *place, to
 		fail(pythonType(s.at(e.SchemaURL), k, inst), path, "must be %s, not %s", strings.Join(k.Want, " or "), k.Got)
 	case *kind.Enum:
 		fail(pythonOther(s.at(e.SchemaURL), e.ErrorKind, inst), path, "%s is not one of %s", jsonText(k.Got), jsonTexts(k.Want))
+	case *kind.RefCycle:
+		fail("", path, "the module's schema refers to itself in a circle, which is a fault of the module (%s)", k.URL)
 	case *kind.OneOf, *kind.AnyOf:
 		if told == nil {
 			told = &verdict{as, pythonOther(s.at(e.SchemaURL), e.ErrorKind, inst)}

@@ -25,6 +25,7 @@ func compile(name string, doc *pyjson.Object) (*schema, error) {
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft4)
 	c.UseRegexpEngine(compileRegexp)
+	c.UseLoader(noLoader{})
 	c.RegisterVocabulary(&jsonschema.Vocabulary{URL: "mem:///python", Compile: compileStrict})
 	for _, format := range formats(doc, nil) {
 		// osbuild gives its validator no format checker, so none is checked.
@@ -39,6 +40,15 @@ func compile(name string, doc *pyjson.Object) (*schema, error) {
 		return nil, fmt.Errorf("schema of %s: %w", name, err)
 	}
 	return &schema{compiled: compiled, doc: doc}, nil
+}
+
+// noLoader refuses references to other documents: a schema of a libdir shall not
+// make us read files.
+type noLoader struct{}
+
+// Load always fails.
+func (noLoader) Load(string) (any, error) {
+	return nil, errors.New("a module's schema stands alone, references to other documents are not followed")
 }
 
 // formats lists the values of "format" in a schema.
@@ -171,17 +181,21 @@ func (ix *Index) cached(class, name, version string, doc func() (*pyjson.Object,
 // moduleSchema is the schema of a module's use in a manifest of a version: the
 // module's own part, wrapped as osbuild does (osbuild/meta.py, get_schema).
 func (ix *Index) moduleSchema(m *Module, version string) (*schema, error) {
-	return ix.cached(m.Class, m.Name, version, func() (*pyjson.Object, error) {
+	s, err := ix.cached(m.Class, m.Name, version, func() (*pyjson.Object, error) {
 		v1, err := object(m.Meta.Schema)
 		if err != nil {
-			return nil, fmt.Errorf("%s: schema: %w", m.Name, err)
+			return nil, fmt.Errorf("schema: %w", err)
 		}
 		v2, err := object(m.Meta.Schema2)
 		if err != nil {
-			return nil, fmt.Errorf("%s: schema_2: %w", m.Name, err)
+			return nil, fmt.Errorf("schema_2: %w", err)
 		}
 		return wrap(m, version, v1, v2)
 	})
+	if err != nil {
+		return nil, fmt.Errorf("the module %s does not describe itself well: %w", m.Path, err)
+	}
+	return s, nil
 }
 
 // wrap makes the schema of a module's use in a manifest of the module's own
