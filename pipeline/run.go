@@ -15,6 +15,7 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // RunOptions are what a build needs besides the manifest.
@@ -30,7 +31,8 @@ type RunOptions struct {
 	Secrets map[string]json.RawMessage
 	// Break opens a shell before stages run, if not nil.
 	Break *Break
-	// StageTimeout ends a stage that takes longer; 0 is no limit.
+	// StageTimeout ends a stage that takes longer, with the services of its
+	// inputs, and a runner that prepares a build root; 0 is no limit.
 	StageTimeout time.Duration
 }
 
@@ -98,10 +100,16 @@ func (e *StageFailed) Error() string {
 	s := e.Result.Stage
 	msg := fmt.Sprintf("pipeline %q: stage %d (%s) failed", s.Pipeline.Name, s.Index, s.Name)
 	switch {
-	case e.Result.Error != nil:
+	case e.Result.Error != nil && e.Result.Error.Value != "":
 		return msg + ": " + e.Result.Error.Value
-	case e.Status > 128:
+	case e.Result.Error != nil && e.Result.Error.Type != "":
+		return msg + ": " + e.Result.Error.Type // Python's "assert" has no value
+	case e.Status > 128 && e.Status <= 128+64:
 		return fmt.Sprintf("%s: killed by signal %d", msg, e.Status-128)
+	}
+	// A program that cannot be started leaves this to the container.
+	if last := e.Result.LastLines(1); e.Status == 255 && len(last) == 1 && strings.HasPrefix(last[0], "exec /run/osbuild/") {
+		return fmt.Sprintf("%s: it cannot be started in its build root: %s; what its first line names, or its dynamic loader, must be in the build root", msg, last[0])
 	}
 	return fmt.Sprintf("%s: exit status %d", msg, e.Status)
 }
@@ -246,6 +254,38 @@ func (b *builder) plan(p *Pipeline) error {
 	return nil
 }
 
+// supported refuses before anything runs what a stage asks for in vain.
+func supported(s *Stage) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, fmt.Errorf(format, args...))
+	}
+	if unknown := sandbox.UnknownCapabilities(s.Module.Meta.Capabilities); len(unknown) > 0 {
+		return fail("the module %s asks for capabilities that this kernel does not have: %s; %s.meta.json lists them",
+			s.Module.Path, strings.Join(unknown, ", "), s.Module.Path)
+	}
+	programs := []string{s.Module.Path, s.Pipeline.Runner.Path}
+	for _, in := range s.Inputs {
+		programs = append(programs, in.Module.Path)
+	}
+	for _, m := range s.attachments() {
+		programs = append(programs, m.Path)
+	}
+	for _, path := range programs {
+		if err := executable(path); err != nil {
+			return fail("%w", err)
+		}
+	}
+	return nil
+}
+
+// executable returns an error if a program of a libdir cannot be one.
+func executable(path string) error {
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return fmt.Errorf("the module %s cannot be executed: %w; make it executable with chmod a+x, on a filesystem that is not mounted noexec", path, err)
+	}
+	return nil
+}
+
 // wait returns the tree of a pipeline that this build looks at.
 func (b *builder) wait(ctx context.Context, p *Pipeline) (*store.Layer, error) {
 	r := b.runs[p]
@@ -314,7 +354,7 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 			return nil, nil, err
 		}
 	}
-	unlock, err := b.Store.LockStage(s.ID, func() {
+	unlock, err := b.Store.LockStage(ctx, s.ID, func() {
 		b.Monitor.Waiting(fmt.Sprintf("another build on this store is at %s of pipeline %s", s.Name, s.Pipeline.Name))
 	})
 	if err != nil {
@@ -359,17 +399,15 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 	}
 	status, err := w.execute(ctx, c, trees, res)
 	res.Output = w.output.String()
-	if err == nil && status == 0 {
+	if status != 0 {
+		failed := &StageFailed{Result: res, Status: status}
+		return res, nil, errors.Join(failed, err, c.discard(), b.Store.KeepFailed(w.layer, s.Pipeline.Name))
+	}
+	if err == nil {
 		err = b.seal(w.layer, s)
 	}
 	if err != nil {
 		return res, nil, errors.Join(err, c.discard(), w.discard())
-	}
-	if status != 0 {
-		if err := errors.Join(c.discard(), b.Store.KeepFailed(w.layer, s.Pipeline.Name)); err != nil {
-			return res, nil, err
-		}
-		return res, nil, &StageFailed{Result: res, Status: status}
 	}
 	res.Success = true
 	return res, w.layer, nil
@@ -427,8 +465,12 @@ func (c *capture) Write(p []byte) (int, error) {
 }
 
 func (c *capture) String() string {
-	text := bytes.ToValidUTF8(c.buf, []byte("\ufffd"))
-	if c.cut {
+	buf, cut := c.buf, c.cut
+	if over := len(buf) - c.max; over > 0 {
+		buf, cut = buf[over:], true
+	}
+	text := bytes.ToValidUTF8(buf, []byte("\ufffd"))
+	if cut {
 		return "[...]\n" + string(text)
 	}
 	return string(text)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/sandbox"
 )
 
@@ -138,7 +139,7 @@ func (a *attached) detach() error {
 	for i := len(a.services) - 1; i >= 0; i-- {
 		errs = append(errs, a.services[i].Close())
 	}
-	return errors.Join(append(errs, sandbox.UnmountBelow(a.root))...)
+	return errors.Join(append(errs, overlay.UnmountBelow(a.root))...)
 }
 
 // needsRoot turns the error of a service that the kernel has refused something

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 )
@@ -42,35 +43,52 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*sto
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}
-	var services []*sandbox.Service
-	server, err := sandbox.ServeStore(filepath.Join(scratch, "store"), &storeAPI{b: b, trees: trees, dir: m.dir})
+	var closers []func() error
 	release = func() error {
-		var errs []error
-		for i := len(services) - 1; i >= 0; i-- {
-			errs = append(errs, services[i].Close())
+		var err error
+		for i := len(closers) - 1; i >= 0; i-- {
+			err = joinRelease(ctx, err, closers[i]())
 		}
-		if server != nil {
-			server.Close()
-		}
-		errs = append(errs, sandbox.UnmountBelow(m.dir))
+		err = errors.Join(err, overlay.UnmountBelow(scratch))
 		b.cleanup.Go(remove)
-		return errors.Join(errs...)
+		return err
 	}
+	server, err := sandbox.ServeStore(filepath.Join(scratch, "store"), &storeAPI{b: b, trees: trees, dir: m.dir})
 	if err != nil {
 		return nil, nil, errors.Join(err, release())
 	}
+	closers = append(closers, func() error { server.Close(); return nil })
 	for _, in := range s.Inputs {
-		service, err := sandbox.StartService(ctx, in.Module.Path, in.Module.Libdir, scratch, "input/"+in.Name)
+		err := func() error {
+			service, err := sandbox.StartService(ctx, in.Module.Path, in.Module.Libdir, scratch, "input/"+in.Name)
+			if err != nil {
+				return err
+			}
+			closers = append(closers, func() error { return inInput(in, service.Close()) })
+			m.args[in.Name], err = mapInput(service, in, m.dir)
+			return err
+		}()
 		if err != nil {
-			return nil, nil, errors.Join(err, release())
-		}
-		services = append(services, service)
-		m.args[in.Name], err = mapInput(service, in, m.dir)
-		if err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("input %q: %w", in.Name, err), release())
+			return nil, nil, joinRelease(ctx, inInput(in, err), release())
 		}
 	}
 	return m, release, nil
+}
+
+// joinRelease adds what a release reports to err, unless both tell that ctx is done.
+func joinRelease(ctx context.Context, err, released error) error {
+	if err != nil && ctx.Err() != nil && errors.Is(released, context.Cause(ctx)) {
+		return err
+	}
+	return errors.Join(err, released)
+}
+
+// inInput says where an error comes from.
+func inInput(in *Input, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("input %q: %w", in.Name, err)
 }
 
 func mapInput(service *sandbox.Service, in *Input, dir string) (json.RawMessage, error) {
@@ -93,18 +111,38 @@ func mapInput(service *sandbox.Service, in *Input, dir string) (json.RawMessage,
 	if err := service.Call("map", call, &reply, nil); err != nil {
 		return nil, err
 	}
-	var path string
-	if err := json.Unmarshal(reply["path"], &path); err != nil {
-		return nil, fmt.Errorf("the input returned no path: %w", err)
+	path, err := inputPath(reply["path"], target)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; this is a fault of the module %s", in.Module.Name, err, in.Module.Path)
 	}
-	rel, err := filepath.Rel(dir, path)
-	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return nil, fmt.Errorf("the input returned %s, which is not below its target", path)
-	}
-	if reply["path"], err = json.Marshal(filepath.Join("/run/osbuild/inputs", rel)); err != nil {
+	if reply["path"], err = json.Marshal(filepath.Join("/run/osbuild/inputs", in.Name, path)); err != nil {
 		return nil, err
 	}
 	return json.Marshal(reply)
+}
+
+// inputPath returns the path that an input's reply names, relative to its
+// target. It must be there without any link that leads out of the target.
+func inputPath(raw json.RawMessage, target string) (string, error) {
+	var path string
+	if len(raw) == 0 || json.Unmarshal(raw, &path) != nil || path == "" {
+		return "", errors.New("the reply has no path, or one that is no string")
+	}
+	rel, err := filepath.Rel(target, path)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", fmt.Errorf("the reply's path, %.500q, is not below its target, %s", path, target)
+	}
+	if st, err := os.Lstat(target); err != nil || !st.IsDir() {
+		return "", errors.New("it has removed its target, or put something else in its place")
+	}
+	inside, err := securejoin.SecureJoin(target, rel)
+	if err == nil {
+		_, err = os.Lstat(inside)
+	}
+	if err != nil {
+		return "", fmt.Errorf("the reply's path, %.500q, is not there", path)
+	}
+	return rel, nil
 }
 
 // storeAPI answers the questions of input services.
@@ -134,8 +172,14 @@ func (a *storeAPI) ReadTree(id string) (string, error) {
 
 // ReadTreeAt mounts a path of a tree at target.
 func (a *storeAPI) ReadTreeAt(id, target, subtree string) (string, error) {
-	if target != a.dir && !strings.HasPrefix(filepath.Clean(target), a.dir+"/") {
+	rel, err := filepath.Rel(a.dir, target)
+	if err != nil || !filepath.IsLocal(rel) {
 		return "", fmt.Errorf("%s is not below the stage's inputs", target)
+	}
+	// No link on the way leads out of there, nor does ".." after one.
+	place := filepath.Join(a.dir, rel)
+	if inside, err := securejoin.SecureJoin(a.dir, rel); err != nil || inside != place {
+		return "", fmt.Errorf("there is a symbolic link on the way to %s", target)
 	}
 	layer := a.trees[id]
 	if layer == nil {
@@ -146,14 +190,14 @@ func (a *storeAPI) ReadTreeAt(id, target, subtree string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		_, err = stack.Mount(target)
+		_, err = stack.Mount(place)
 		return target, err
 	}
 	tree, err := a.b.mountTree(layer)
 	if err != nil {
 		return "", err
 	}
-	return target, sandbox.BindInside(tree, subtree, target)
+	return target, sandbox.BindInside(tree, subtree, place)
 }
 
 // Tempdir makes a folder that lives as long as the build.
@@ -263,7 +307,7 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 	}()
 	service, err := sandbox.StartService(ctx, r.source.Module.Path, r.source.Module.Libdir, b.Store.Sources(), name)
 	if err != nil {
-		return err
+		return fmt.Errorf("source: %w", err)
 	}
 	options := r.source.Options
 	if len(options) == 0 {
@@ -299,28 +343,12 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 		}
 		return fmt.Errorf("source: %w", err)
 	}
-	r.result.Results = reply.Results
+	failed, err := r.result.take(reply.Results)
+	if err != nil {
+		return fmt.Errorf("source %s: %w; this is a fault of the module %s", name, err, r.source.Module.Path)
+	}
 	for ref := range r.items {
 		b.Store.MarkSourceUsed(ref)
-	}
-	var failed []string
-	for _, raw := range reply.Results {
-		var item struct {
-			Success  bool   `json:"success"`
-			Error    string `json:"error"`
-			Metadata struct {
-				Cached bool `json:"cached"`
-			} `json:"metadata"`
-		}
-		if err := json.Unmarshal(raw, &item); err != nil {
-			return fmt.Errorf("source %s: decode result: %w", name, err)
-		}
-		if item.Metadata.Cached {
-			r.result.Cached++
-		}
-		if !item.Success {
-			failed = append(failed, item.Error)
-		}
 	}
 	if !reply.Success {
 		if len(failed) == 0 {
@@ -330,9 +358,34 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 		if len(failed) > 1 {
 			more = fmt.Sprintf(" (and %d more)", len(failed)-1)
 		}
-		return fmt.Errorf("source %s: %s%s", name, failed[0], more)
+		return fmt.Errorf("source %s: %.4000s%s", name, failed[0], more)
 	}
 	return nil
+}
+
+// take takes in what a source says of its items and returns why some failed.
+func (r *SourceResult) take(results []json.RawMessage) (failed []string, err error) {
+	cached := 0
+	for i, raw := range results {
+		var item struct {
+			Success  bool   `json:"success"`
+			Error    string `json:"error"`
+			Metadata struct {
+				Cached bool `json:"cached"`
+			} `json:"metadata"`
+		}
+		if err := json.Unmarshal(raw, &item); err != nil {
+			return nil, fmt.Errorf("its result %d has not the form that a result has: %.200s", i, raw)
+		}
+		if item.Metadata.Cached {
+			cached++
+		}
+		if !item.Success {
+			failed = append(failed, item.Error)
+		}
+	}
+	r.Results, r.Cached = results, cached
+	return failed, nil
 }
 
 // itemsSize adds up the sizes that the items state, in bytes; 0 if one does not.

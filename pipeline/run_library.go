@@ -141,7 +141,7 @@ func (b *builder) library(ctx context.Context, p *Pipeline, root *preparedRoot, 
 // compiledLibrary finds the compiled package in the store, or makes it.
 func (b *builder) compiledLibrary(ctx context.Context, root *preparedRoot, libdir, key string) (dir string, err error) {
 	name := "ossify-library-" + key
-	unlock, err := b.Store.LockStage(name, func() { b.Monitor.Waiting("another build on this store compiles a libdir's package") })
+	unlock, err := b.Store.LockStage(ctx, name, func() { b.Monitor.Waiting("another build on this store compiles a libdir's package") })
 	if err != nil {
 		return "", err
 	}
@@ -194,7 +194,7 @@ func (b *builder) compileLibrary(ctx context.Context, root *preparedRoot, libdir
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	out := &capture{max: maxOutput, tee: func([]byte) {}}
+	out := &capture{max: 16 << 10, tee: func([]byte) {}}
 	if err := b.Containers.CompileLibrary(ctx, scratch, root.root, root.layer, dir, out); err != nil {
 		if text := strings.TrimSpace(out.String()); text != "" {
 			err = fmt.Errorf("%w; it printed: %s", err, text)

@@ -74,7 +74,7 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 		root = &sandbox.BuildRoot{Tree: tree, Boot: true}
 	}
 	name := "ossify-root-" + key
-	unlock, err := b.Store.LockStage(name, func() { b.Monitor.Waiting("another build on this store prepares the build root") })
+	unlock, err := b.Store.LockStage(ctx, name, func() { b.Monitor.Waiting("another build on this store prepares the build root") })
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 	}
 	if layer == nil {
 		if layer, err = b.setUpRoot(ctx, p, root, name, key); err != nil {
-			return nil, fmt.Errorf("prepare the build root of pipeline %q: %w", p.Name, err)
+			return nil, fmt.Errorf("pipeline %q: prepare its build root with %s: %w", p.Name, p.Runner.Path, err)
 		}
 	}
 	stack, err := b.Store.ReadOnly(layer)
@@ -96,6 +96,8 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 }
 
 func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.BuildRoot, name, key string) (_ *store.Layer, err error) {
+	ctx, cancel := b.limited(ctx)
+	defer cancel()
 	layer, err := b.Store.Create(nil, key)
 	if err != nil {
 		return nil, err
@@ -114,7 +116,7 @@ func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.Buil
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	out := &capture{max: maxOutput, tee: func([]byte) {}}
+	out := &capture{max: 16 << 10, tee: func([]byte) {}}
 	runner := &sandbox.Runner{Program: p.Runner.Path, Libdir: libdirOf(p.Runner)}
 	if runner.Library, err = findLibrary(runner.Libdir); err != nil {
 		return nil, fmt.Errorf("package %s of libdir %s: %w", libraryName, runner.Libdir, err)
@@ -179,18 +181,30 @@ func (b *builder) unmountAll() error {
 	return errors.Join(errs...)
 }
 
+// limited is ctx with the time limit of stages.
+func (b *builder) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if b.StageTimeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, b.StageTimeout, fmt.Errorf("it took longer than %s (--stage-timeout)", b.StageTimeout))
+}
+
 // execute maps the stage's inputs, while the workplace may still be in the
-// making, and runs its module.
+// making, and runs its module. A status other than 0 can come with an error of
+// what was taken away after it.
 func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*store.Layer, res *StageResult) (status int, err error) {
+	build := ctx
+	ctx, cancel := w.b.limited(ctx)
+	defer cancel()
 	inputs, release, err := w.b.mapInputs(ctx, w.stage, trees)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, release()) }()
+	defer func() { err = joinRelease(ctx, err, release()) }()
 	if err := w.making.Wait(); err != nil {
 		return 0, err
 	}
-	c.follow(ctx, w)
+	c.follow(build, w)
 	tree, err := w.b.Store.Writable(w.layer)
 	if err != nil {
 		return 0, err
@@ -210,7 +224,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	}
 	r, err := w.container.Run(ctx, content)
 	if devices != nil {
-		err = errors.Join(err, devices.detach())
+		err = joinRelease(ctx, err, devices.detach())
 	}
 	if err != nil {
 		return 0, err

@@ -17,15 +17,22 @@ import (
 type apiServer struct {
 	fd     int
 	handle func(msg json.RawMessage, files []*os.File) any
-	mu     sync.Mutex
-	conns  map[*jsoncomm.Conn]bool
+	// turn is held by the conversation whose message is read and handled, so
+	// that one message at a time is in memory.
+	turn  sync.Mutex
+	mu    sync.Mutex
+	conns map[*jsoncomm.Conn]bool
 	// accepting ends before talking is waited for.
 	accepting, talking sync.WaitGroup
 	closing            sync.Once
 }
 
-// maxConns bounds what a stage can make the engine hold open.
-const maxConns = 16
+const (
+	// maxConns bounds what a stage can make the engine hold open.
+	maxConns = 16
+	// maxRequest is the largest message to an API, in bytes.
+	maxRequest = 16 << 20
+)
 
 // serveAPI listens at path. handle gets each message, with the descriptors that
 // came along, which are closed after it, and returns the answer, or nil for none;
@@ -61,13 +68,18 @@ func (s *apiServer) accept() {
 	defer s.accepting.Done()
 	for {
 		fd, _, err := unix.Accept4(s.fd, unix.SOCK_CLOEXEC)
-		if err == unix.EINTR || err == unix.ECONNABORTED {
+		switch err {
+		case nil:
+		case unix.EINTR, unix.ECONNABORTED:
 			continue
-		}
-		if err != nil {
-			return
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			time.Sleep(10 * time.Millisecond) // the connection waits
+			continue
+		default:
+			return // it was shut down
 		}
 		conn := jsoncomm.New(fd)
+		conn.Limit = maxRequest
 		s.mu.Lock()
 		if len(s.conns) >= maxConns {
 			s.mu.Unlock()
@@ -89,20 +101,30 @@ func (s *apiServer) converse(conn *jsoncomm.Conn) {
 		s.mu.Unlock()
 		conn.Close()
 	}()
-	for {
-		var msg json.RawMessage
-		files, err := conn.Recv(&msg)
+	for conn.Wait() == nil {
+		reply, err := s.answer(conn)
 		if err != nil {
 			return
 		}
-		reply := s.handle(msg, files)
-		jsoncomm.CloseAll(files)
 		if reply != nil {
 			if err := conn.Send(reply); err != nil {
 				return
 			}
 		}
 	}
+}
+
+// answer handles the message that is there.
+func (s *apiServer) answer(conn *jsoncomm.Conn) (reply any, err error) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	var msg json.RawMessage
+	files, err := conn.Recv(&msg)
+	if err != nil {
+		return nil, err
+	}
+	defer jsoncomm.CloseAll(files)
+	return s.handle(msg, files), nil
 }
 
 // grace is how long close waits for peers that are still there.
@@ -114,7 +136,7 @@ func (s *apiServer) close() { s.closing.Do(s.end) }
 
 func (s *apiServer) end() {
 	pending := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-	for {
+	for deadline := time.Now().Add(grace); time.Now().Before(deadline); {
 		n, err := unix.Poll(pending, 0)
 		if err != unix.EINTR && n == 0 {
 			break
@@ -142,6 +164,13 @@ type StageError struct {
 	Traceback string `json:"traceback"`
 }
 
+// Bounds of what is kept of a stage's exception, in bytes.
+const (
+	maxErrorType  = 200
+	maxErrorValue = 16 << 10
+	maxTraceback  = 64 << 10
+)
+
 // errorServer takes the exception of a stage.
 type errorServer struct {
 	mu  sync.Mutex
@@ -150,16 +179,33 @@ type errorServer struct {
 
 func (e *errorServer) handle(msg json.RawMessage, _ []*os.File) any {
 	var m struct {
-		Method    string     `json:"method"`
-		Exception StageError `json:"exception"`
+		Method    string `json:"method"`
+		Exception struct {
+			Type      json.RawMessage `json:"type"`
+			Value     json.RawMessage `json:"value"`
+			Traceback json.RawMessage `json:"traceback"`
+		} `json:"exception"`
 	}
 	if err := json.Unmarshal(msg, &m); err != nil || m.Method != "exception" {
 		return nil
 	}
 	e.mu.Lock()
-	e.err = &m.Exception
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.err = &StageError{
+		Type:      shorten(textOf(m.Exception.Type), maxErrorType),
+		Value:     shorten(textOf(m.Exception.Value), maxErrorValue),
+		Traceback: shorten(textOf(m.Exception.Traceback), maxTraceback),
+	}
 	return nil
+}
+
+// textOf is a string, or another value's JSON.
+func textOf(raw json.RawMessage) string {
+	var text string
+	if len(raw) > 0 && json.Unmarshal(raw, &text) != nil {
+		return string(raw)
+	}
+	return text
 }
 
 func (e *errorServer) get() *StageError {

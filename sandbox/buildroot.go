@@ -3,7 +3,9 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/ossify/ossify/overlay"
 )
 
@@ -14,6 +16,19 @@ var DefaultCapabilities = []string{
 	"CAP_FSETID", "CAP_IPC_LOCK", "CAP_LINUX_IMMUTABLE", "CAP_MAC_OVERRIDE", "CAP_MKNOD",
 	"CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
 	"CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+}
+
+// UnknownCapabilities returns those of the names that this kernel has no
+// capability for.
+func UnknownCapabilities(names []string) []string {
+	known := capabilities.KnownCapabilities()
+	var unknown []string
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	return unknown
 }
 
 // BuildRoot is the system whose tools a stage uses.

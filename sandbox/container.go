@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/moby/sys/capability"
 	"github.com/opencontainers/cgroups"
@@ -65,8 +64,6 @@ type Command struct {
 	// Stdout and Stderr get the output while it is written. They may be the
 	// same value.
 	Stdout, Stderr io.Writer
-	// Timeout ends the program; 0 is no limit.
-	Timeout time.Duration
 	// HostUser leaves it in the engine's user namespace. Its capabilities
 	// then hold there, and nothing is locked for it.
 	HostUser bool
@@ -74,9 +71,6 @@ type Command struct {
 	// container makes.
 	Devices string
 }
-
-// ErrTimeout is returned by Run when the command's time was up.
-var ErrTimeout = errors.New("time limit reached")
 
 // Containers makes containers. It holds what all of them share; several can
 // run at the same time.
@@ -213,11 +207,6 @@ func (b *box) create(state, id string, config *configs.Config) error {
 
 // run lets the program go and returns its exit status.
 func (b *box) run(ctx context.Context) (status int, err error) {
-	if b.cmd.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, b.cmd.Timeout, ErrTimeout)
-		defer cancel()
-	}
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"github.com/moby/sys/mountinfo"
 	"github.com/ossify/ossify/overlay"
 	"golang.org/x/sys/unix"
 )
@@ -284,19 +283,4 @@ func BindInside(root, path, target string) error {
 		return fmt.Errorf("find %s: %w", path, err)
 	}
 	return Bind{Source: source, Target: filepath.Base(target)}.Apply(filepath.Dir(target))
-}
-
-// UnmountBelow takes away everything that is mounted below dir.
-func UnmountBelow(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		return fmt.Errorf("list mounts: %w", err)
-	}
-	var errs []error
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if err := unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", mounts[i].Mountpoint, err))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/overlay"
 	"golang.org/x/sys/unix"
@@ -40,8 +40,6 @@ type Stage struct {
 	Epoch *int64
 	// Capabilities in addition to the default ones.
 	Capabilities []string
-	// Timeout ends the stage; 0 is no limit.
-	Timeout time.Duration
 }
 
 // StageContent is what a stage works on.
@@ -152,7 +150,7 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*s.Epoch, 10))
 	}
 	p.box, err = c.start(id, p.dir, &Command{
-		Args: args, Env: env, Timeout: s.Timeout, Devices: p.dev,
+		Args: args, Env: env, Devices: p.dev,
 		// osbuild's assemblers mount what is on their loop devices, which
 		// no other user namespace may.
 		HostUser:     c.loops && s.Class == "Assembler" && s.Library != "",
@@ -169,7 +167,7 @@ func (p *PreparedStage) directories(dir string, layer *overlay.Stack) (*overlay.
 	stack.Volatile = true
 	stack.Upper, stack.Work = filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 	p.dir = filepath.Join(dir, "root")
-	p.undo = append(p.undo, func() error { return os.RemoveAll(dir) })
+	p.undo = append(p.undo, func() error { return overlay.RemoveAll(dir) })
 	for _, sub := range []string{dir, stack.Upper, stack.Work, p.dir} {
 		if err := os.Mkdir(sub, 0o755); err != nil {
 			return nil, fmt.Errorf("prepare build root: %w", err)
@@ -209,9 +207,9 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 		return nil, err
 	}
 	p.api.close() // now all that the module has reported is there
-	meta, err := readMetadata(filepath.Join(p.dir, module.MetaPath))
-	if err != nil {
-		return nil, err
+	meta, err := readMetadata(p.dir)
+	if err != nil && status == 0 { // else there is a better reason
+		return nil, fmt.Errorf("the stage succeeded, but its metadata cannot be used: %w", err)
 	}
 	return &StageResult{Status: status, Error: p.errs.get(), Metadata: meta}, nil
 }
@@ -249,25 +247,42 @@ func (p *PreparedStage) Close() error {
 	return errors.Join(errs...)
 }
 
-func readMetadata(path string) (json.RawMessage, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
+// readMetadata reads what a stage left in its container at root. The stage could
+// change all of /run: nothing there may lead elsewhere, or keep us waiting.
+func readMetadata(root string) (json.RawMessage, error) {
+	dir, err := securejoin.SecureJoin(root, filepath.Dir(module.MetaPath))
 	if err != nil {
-		return nil, fmt.Errorf("read the stage's metadata: %w", err)
+		return nil, fmt.Errorf("find %s: %w", module.MetaPath, err)
 	}
+	fd, err := unix.Open(filepath.Join(dir, filepath.Base(module.MetaPath)), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR:
+		return nil, nil
+	case unix.ELOOP, unix.ENXIO: // a symbolic link, a socket
+		return nil, fmt.Errorf("%s is no regular file any more", module.MetaPath)
+	default:
+		return nil, fmt.Errorf("open %s: %w", module.MetaPath, err)
+	}
+	f := os.NewFile(uintptr(fd), module.MetaPath)
 	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file any more", module.MetaPath)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxMetadata+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read the stage's metadata: %w", err)
+		return nil, err
 	case len(data) == 0:
 		return nil, nil
 	case len(data) > maxMetadata:
-		return nil, fmt.Errorf("the stage's metadata is larger than %d bytes", maxMetadata)
+		return nil, fmt.Errorf("%s has more than %d bytes", module.MetaPath, maxMetadata)
 	case !json.Valid(data):
-		return nil, errors.New("the stage's metadata is not JSON")
+		return nil, fmt.Errorf("%s is not JSON", module.MetaPath)
 	}
 	return data, nil
 }

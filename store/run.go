@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ossify/ossify/overlay"
 	"go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
@@ -83,11 +85,11 @@ func (r *run) moveMemory(rundir string) error {
 // removeRun removes a run's folder and what is left of its memory.
 func removeRun(dir string) error {
 	if memory, err := os.Readlink(filepath.Join(dir, memoryName)); err == nil {
-		if err := os.RemoveAll(memory); err != nil {
+		if err := overlay.RemoveAll(memory); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	return overlay.RemoveAll(dir)
 }
 
 // mountMemory mounts a tmpfs in this engine's own namespace for small files of a
@@ -118,6 +120,7 @@ func (r *run) unmountMemory() error {
 	return nil
 }
 
+// close removes the folder. A service may have left mounts in it.
 func (r *run) close() error {
 	err := errors.Join(r.unmountMemory(), removeRun(r.dir), r.lock.Close())
 	if r.inUse != nil {
@@ -146,9 +149,9 @@ func lockFile(path string, how int) (*os.File, error) {
 }
 
 // LockStage makes this engine the only one to build the stage. waiting, which
-// may be nil, is called once if another engine is at it. The returned function
-// unlocks; so does the end of the process.
-func (s *Store) LockStage(id string, waiting func()) (unlock func(), err error) {
+// may be nil, is called once if another engine is at it; the end of ctx ends the
+// wait. The returned function unlocks; so does the end of the process.
+func (s *Store) LockStage(ctx context.Context, id string, waiting func()) (unlock func(), err error) {
 	path := filepath.Join(s.dir, "stages.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -168,10 +171,20 @@ func (s *Store) LockStage(id string, waiting func()) (unlock func(), err error) 
 		if waiting != nil {
 			waiting()
 		}
-		for {
-			if err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lock); err != unix.EINTR {
-				break
+		got := make(chan error, 1)
+		go func() {
+			for {
+				if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lock); err != unix.EINTR {
+					got <- err
+					return
+				}
 			}
+		}()
+		select {
+		case err = <-got:
+		case <-ctx.Done():
+			go func() { <-got; f.Close() }()
+			return nil, context.Cause(ctx)
 		}
 	}
 	if err != nil {

@@ -105,13 +105,13 @@ func (s *Store) Memory(pattern string) (dir string, err error) {
 }
 
 // Scratch makes a new directory for this run on the store's filesystem, removed
-// at the latest by Close.
+// at the latest by Close. Mounts in it are taken away, not emptied.
 func (s *Store) Scratch(pattern string) (dir string, remove func() error, err error) {
 	dir, err = os.MkdirTemp(s.run.dir, pattern)
 	if err != nil {
 		return "", nil, fmt.Errorf("make scratch directory: %w", err)
 	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return dir, func() error { return overlay.RemoveAll(dir) }, nil
 }
 
 // Outputs is the directory of what assemblers of format 1 have made, by id.
@@ -236,6 +236,9 @@ func (s *Store) Metadata(l *Layer) (json.RawMessage, error) {
 // so that people can look into it. If the filesystem is full it is deleted: it
 // may be what fills it.
 func (s *Store) KeepFailed(l *Layer, pipeline string) error {
+	if err := s.ForgetFailed(pipeline); err != nil {
+		return err
+	}
 	if s.full() {
 		return s.deleteFull(l)
 	}

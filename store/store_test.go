@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ossify/ossify/store"
 	"github.com/ossify/ossify/test/namespace"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -40,7 +42,7 @@ func crash(dir string) {
 	if _, _, err := s.Scratch("crash-"); err != nil {
 		panic(err)
 	}
-	if _, err := s.LockStage("crash", nil); err != nil {
+	if _, err := s.LockStage(context.Background(), "crash", nil); err != nil {
 		panic(err)
 	}
 	os.Exit(9)
@@ -200,7 +202,7 @@ func TestCrashIsSwept(t *testing.T) {
 		t.Fatalf("the crash left %d layers, want 2", n)
 	}
 	live := open(t, dir)
-	unlock, err := live.LockStage("crash", func() { t.Error("a dead build's lock holds") })
+	unlock, err := live.LockStage(context.Background(), "crash", func() { t.Error("a dead build's lock holds") })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,6 +263,12 @@ func TestFailedLayer(t *testing.T) {
 	s = open(t, dir)
 	if n := layers(t, dir); n != 1 {
 		t.Errorf("%d layers, want the failed one", n)
+	}
+	if err := s.KeepFailed(fill(t, s, nil, "y", "k"), "os"); err != nil {
+		t.Fatal(err)
+	}
+	if n := layers(t, dir); n != 1 {
+		t.Errorf("%d layers, want only that of the second failure", n)
 	}
 	if err := s.ForgetFailed("os"); err != nil {
 		t.Error(err)
@@ -446,14 +454,14 @@ func TestTimes(t *testing.T) {
 func TestLockStage(t *testing.T) {
 	s := open(t, tempDir(t))
 	defer s.Close()
-	unlock, err := s.LockStage("x", nil)
+	unlock, err := s.LockStage(context.Background(), "x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	waiting := make(chan bool, 1)
 	got := make(chan bool)
 	go func() {
-		second, err := s.LockStage("x", func() { waiting <- true })
+		second, err := s.LockStage(context.Background(), "x", func() { waiting <- true })
 		if err != nil {
 			t.Error(err)
 			return
@@ -467,13 +475,72 @@ func TestLockStage(t *testing.T) {
 		t.Error("locked twice")
 	default:
 	}
-	other, err := s.LockStage("y", func() { t.Error("another stage is locked") })
+	other, err := s.LockStage(context.Background(), "y", func() { t.Error("another stage is locked") })
 	if err != nil {
 		t.Fatal(err)
 	}
 	other()
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := s.LockStage(ctx, "x", cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled while waiting: %v", err)
+	}
 	unlock()
 	<-got
+	// The wait that was given up keeps nothing locked.
+	last, err := s.LockStage(context.Background(), "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last()
+}
+
+// TestForeignMounts: what others have mounted in a folder of the store is not
+// removed with it.
+func TestForeignMounts(t *testing.T) {
+	precious := tempDir(t)
+	file := filepath.Join(precious, "sub/file")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	dir := tempDir(t)
+	s := open(t, dir)
+	var removes []func() error
+	for range 2 {
+		scratch, remove, err := s.Scratch("test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		removes = append(removes, remove)
+		for _, sub := range []string{"a", "a/b", "c"} {
+			err = errors.Join(err, os.Mkdir(filepath.Join(scratch, sub), 0o755))
+		}
+		bind := func(sub string) {
+			err = errors.Join(err, unix.Mount(precious, filepath.Join(scratch, sub), "", unix.MS_BIND, ""))
+		}
+		bind("a/b")
+		bind("c")
+		bind("a") // hides a/b
+		bind("a/sub")
+		bind("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removes[0](); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "run/*")); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), dir) {
+		t.Errorf("mounts are left: %v\n%s", err, mounts)
+	}
 }
 
 func TestLongChain(t *testing.T) {
