@@ -89,7 +89,7 @@ func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.output, "output-directory", "", "directory for exports")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
-	f.IntVar(&o.timeout, "stage-timeout", 0, "seconds that a stage may take, 0 for no limit")
+	f.IntVar(&o.timeout, "stage-timeout", 0, "seconds that a stage may take, with its inputs, 0 for no limit; downloads have none")
 	f.StringVar(&o.breakAt, "break", "", "open a shell in the sandbox of the stage with that name or id, or of each stage, just before it runs")
 	f.Lookup("break").NoOptDefVal = pipeline.BreakEverywhere
 	f.StringArrayVar(&o.inVM, "in-vm", nil, "pipeline that osbuild would run in a virtual machine; here it runs as all others do")
@@ -224,7 +224,7 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
-	m, err := pipeline.Load(name, data, e.index)
+	m, err := load(ctx, name, data, e.index)
 	if err != nil {
 		return o.reportInvalid(err)
 	}
@@ -301,6 +301,24 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 		}
 	}
 	return runErr
+}
+
+// load is pipeline.Load, but for the end of ctx: a module's schema can be made so
+// that checking against it takes for ever.
+func load(ctx context.Context, name string, data []byte, index *pipeline.Index) (*pipeline.Manifest, error) {
+	var m *pipeline.Manifest
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		m, err = pipeline.Load(name, data, index)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return m, err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // tellIDs prints the ids of what was built; manifests of format 1 have two.

@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/ossify/ossify/ansi"
 	"github.com/ossify/ossify/native"
 	"github.com/ossify/ossify/pipeline"
 	"github.com/ossify/ossify/sources"
@@ -104,7 +106,7 @@ func report(err error) int {
 		fmt.Fprintf(os.Stderr, "%s: interrupted; finished stages are kept\n", name)
 		return exitInterrupted
 	case errors.As(err, &invalid):
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, plain(err.Error(), "\n"))
 		return exitInvalid
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "%s: %v\nTry '%s --help'.\n", name, err, name)
@@ -117,13 +119,34 @@ func report(err error) int {
 		if len(lines) > 0 {
 			fmt.Fprintf(os.Stderr, "\nlast output of %s:\n", failed.Result.Stage.Name)
 			for _, line := range lines {
-				fmt.Fprintln(os.Stderr, "  "+line)
+				if over := len(line) - maxLine; over > 0 {
+					line = "[...] " + line[over:]
+				}
+				fmt.Fprintln(os.Stderr, "  "+ansi.Line([]byte(line)))
 			}
 			fmt.Fprintln(os.Stderr)
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+	text := plain(err.Error(), "\n  ")
+	if over := len(text) - maxError; over > 0 {
+		text = text[:maxError/2] + "\n[...]\n" + text[maxError/2+over:]
+	}
+	fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ToValidUTF8(text, ""))
 	return exitFailed
+}
+
+const (
+	// maxLine bounds a line of a module's output, in bytes.
+	maxLine = 2000
+	// maxError bounds an error, in bytes.
+	maxError = 8000
+)
+
+// plain is the text of an error as the terminal gets it, with newline between its
+// lines. Modules have a say in it, so it has no control sequences.
+func plain(text, newline string) string {
+	var strip ansi.Stripper
+	return strings.ReplaceAll(strings.TrimRight(strip.Strip([]byte(text)), "\n"), "\n", newline)
 }
 
 // errReported marks an error that was already told in another form (JSON).
