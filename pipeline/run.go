@@ -242,6 +242,9 @@ func (b *builder) plan(p *Pipeline) error {
 		}
 	}
 	for _, s := range p.Stages[r.first:] {
+		if err := supported(s); err != nil {
+			return err
+		}
 		for _, dep := range s.Dependencies() {
 			if err := b.plan(dep); err != nil {
 				return err

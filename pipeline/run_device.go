@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/sandbox"
@@ -33,6 +34,10 @@ func (s *Stage) attachments() []*Module {
 	return modules
 }
 
+// detachGrace is how long a service may take to write what is left to the image
+// and to let go of it.
+const detachGrace = 10 * time.Minute
+
 // attach opens the stage's devices and makes its mounts, each by its service, in
 // the places of a container. The caller calls detach, also after an error.
 func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places) (*attached, error) {
@@ -56,10 +61,12 @@ func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places) (*att
 // start starts the service of a device or mount.
 func (a *attached) start(ctx context.Context, m *Module, id string) (*sandbox.Service, error) {
 	service, err := sandbox.StartService(ctx, m.Path, m.Libdir, a.root, id)
-	if err == nil {
-		a.services = append(a.services, service)
+	if err != nil {
+		return nil, err
 	}
-	return service, err
+	service.Grace = detachGrace
+	a.services = append(a.services, service)
+	return service, nil
 }
 
 // open opens a device and returns its path relative to the place of devices.

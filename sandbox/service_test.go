@@ -184,7 +184,7 @@ for name in ["osbuild", "remoteloop"] * 10:
     for text in [b'{}', b'garbage', b'<args-via-fd>', b'{"method": "exception", "exception": {}}']:
         try:
             socket.send_fds(s, [text], [0] * 253)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass
     s.detach()
 PY`, nil)
