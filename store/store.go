@@ -170,10 +170,21 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 		// The driver makes roots 0555, osbuild's trees are 0755.
 		err = os.Chmod(upper, 0o755)
 	}
+	if err == nil && base != nil {
+		err = s.inheritRoot(upper, base)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create layer: %w", errors.Join(err, s.Delete(l)))
 	}
 	return l, nil
+}
+
+func (s *Store) inheritRoot(upper string, base *Layer) error {
+	below, err := s.Upper(base)
+	if err != nil {
+		return err
+	}
+	return overlay.InheritRoot(upper, below)
 }
 
 // Commit seals the layer and names it. Times since it was made become epoch.

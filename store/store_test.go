@@ -451,6 +451,29 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+// TestRoot sees that the root directory stays as a stage has left it.
+func TestRoot(t *testing.T) {
+	s := open(t, tempDir(t))
+	defer s.Close()
+	l := change(t, s, nil, "first", `echo x >x; chown 5:6 .; chmod 2711 .; setfattr -n user.note -v root .; setfacl -m u:7:r-x .; touch -d @1000000000 .`)
+	l = change(t, s, l, "second", `true`)
+	l = change(t, s, l, "third", `echo y >x`)
+	stack, err := s.ReadOnly(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := tempDir(t)
+	unmount, err := stack.Mount(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unmount()
+	out, err := exec.Command("sh", "-c", `cd "$1" && stat -c '%a %u:%g %Y' . && getfattr --only-values -n user.note . && getfacl -n . | grep user:7`, "sh", target).CombinedOutput()
+	if want := "2751 5:6 1000000000\nrootuser:7:r-x\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+}
+
 func TestLockStage(t *testing.T) {
 	s := open(t, tempDir(t))
 	defer s.Close()
