@@ -164,6 +164,8 @@ func TestStage(t *testing.T) {
 		{"nothing is below inputs", `umount /run/osbuild/inputs && ls -A /run/osbuild/inputs | wc -l`, 0, "0"},
 		{"no new privileges", `grep -q 'NoNewPrivs:.1' /proc/self/status`, 0, ""},
 		{"capabilities are the namespace's", `grep CapEff /proc/self/status`, 0, "00000001a9a447df"},
+		{"containers can be stored", `[ "$(stat -f -c %T /var/lib/containers)" != overlayfs ] && cd /var/lib/containers && mkdir l u w m &&
+			mount -t overlay overlay -o lowerdir=l,upperdir=u,workdir=w,userxattr m && echo x > m/x`, 0, ""},
 		{"temporary directories", `echo 1 > /tmp/x && echo 1 > /var/tmp/x && echo 1 > /run/x && echo 1 > /dev/shm/x`, 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

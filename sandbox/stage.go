@@ -99,6 +99,11 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 			err = errors.Join(err, p.Close())
 		}
 	}()
+	for _, sub := range []string{"tmp", "containers"} {
+		if err := os.Mkdir(filepath.Join(scratch, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("prepare build root: %w", err)
+		}
+	}
 	stack, err := p.directories(filepath.Join(c.dir, id), layer)
 	if err != nil {
 		return nil, err
@@ -106,9 +111,11 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 	program := "/run/osbuild/bin/" + s.Name
 	args := []string{program}
 	ops := append(root.ops(stack),
-		// Large temporary files go to disk.
-		Bind{Source: scratch, Target: "/var/tmp", Writable: true},
+		// Large temporary files go to disk, and so do images of containers:
+		// their storage does not work on the build root's overlay.
+		Bind{Source: scratch + "/tmp", Target: "/var/tmp", Writable: true},
 		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
+		Bind{Source: scratch + "/containers", Target: "/var/lib/containers", Writable: true},
 		Bind{Source: s.Program, Target: program},
 		Bind{Source: s.Libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/tree", Mode: 0o755},
