@@ -204,6 +204,11 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if err := w.making.Wait(); err != nil {
 		return 0, err
 	}
+	if w.base != nil {
+		if err := w.b.Store.Inherit(w.layer, w.base); err != nil {
+			return 0, err
+		}
+	}
 	c.follow(build, w)
 	tree, err := w.b.Store.Writable(w.layer)
 	if err != nil {

@@ -80,6 +80,11 @@ func change(t *testing.T, s *store.Store, base *store.Layer, name, script string
 	if err != nil {
 		t.Fatal(err)
 	}
+	if base != nil {
+		if err := s.Inherit(l, base); err != nil {
+			t.Fatal(err)
+		}
+	}
 	stack, err := s.Writable(l)
 	if err != nil {
 		t.Fatal(err)

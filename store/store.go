@@ -170,21 +170,27 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 		// The driver makes roots 0555, osbuild's trees are 0755.
 		err = os.Chmod(upper, 0o755)
 	}
-	if err == nil && base != nil {
-		err = s.inheritRoot(upper, base)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("create layer: %w", errors.Join(err, s.Delete(l)))
 	}
 	return l, nil
 }
 
-func (s *Store) inheritRoot(upper string, base *Layer) error {
-	below, err := s.Upper(base)
+// Inherit makes the root directory of a new layer like that of the sealed one it
+// is based on. Create cannot: the base may still be in the making then.
+func (s *Store) Inherit(l, base *Layer) error {
+	below, err := base.dirs()
 	if err != nil {
 		return err
 	}
-	return overlay.InheritRoot(upper, below)
+	dirs, err := l.dirs()
+	if err != nil {
+		return err
+	}
+	if err := overlay.InheritRoot(below.upper, dirs.upper); err != nil {
+		return fmt.Errorf("prepare layer: %w", err)
+	}
+	return nil
 }
 
 // Commit seals the layer and names it. Times since it was made become epoch.

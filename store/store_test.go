@@ -282,6 +282,46 @@ func TestFailedLayer(t *testing.T) {
 	s.Close()
 }
 
+// TestRootDirectory: a layer has its base's root directory, as it is at last.
+func TestRootDirectory(t *testing.T) {
+	s := open(t, tempDir(t))
+	defer s.Close()
+	base := fill(t, s, nil, "x", "k")
+	l, err := s.Create(base, "k") // while a stage still works on the base
+	if err != nil {
+		t.Fatal(err)
+	}
+	upper, err := s.Upper(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	past := time.Unix(1000, 0)
+	if err := errors.Join(os.Chown(upper, 7, 8), os.Chmod(upper, 0o750|os.ModeSetgid), unix.Setxattr(upper, "user.test", []byte("v"), 0),
+		unix.Setxattr(upper, "user.overlay.opaque", []byte("y"), 0), os.Chtimes(upper, past, past)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Seal(base, nil, time.Time{}), s.Inherit(l, base)); err != nil {
+		t.Fatal(err)
+	}
+	if upper, err = s.Upper(l); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(upper, &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Uid != 7 || st.Gid != 8 || st.Mode&0o7777 != 0o2750 || st.Mtim.Sec != 1000 {
+		t.Errorf("%d:%d %o %d", st.Uid, st.Gid, st.Mode, st.Mtim.Sec)
+	}
+	value := make([]byte, 10)
+	if n, err := unix.Getxattr(upper, "user.test", value); err != nil || string(value[:n]) != "v" {
+		t.Errorf("attribute: %q, %v", value, err)
+	}
+	if _, err := unix.Getxattr(upper, "user.overlay.opaque", value); !errors.Is(err, unix.ENODATA) {
+		t.Errorf("overlay's mark: %v", err)
+	}
+}
+
 func TestClampAndExport(t *testing.T) {
 	dir := tempDir(t)
 	s := open(t, dir)
