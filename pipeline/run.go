@@ -131,6 +131,8 @@ type builder struct {
 	trees     treeMounts
 	// cleanup removes what stages have left, beside the next ones.
 	cleanup errgroup.Group
+	// kept is how many bytes of the stages' output are kept.
+	kept atomic.Int64
 }
 
 // pipelineRun is a pipeline that is looked at in this build.
@@ -401,7 +403,7 @@ func (b *builder) runStage(ctx context.Context, c *chain, s *Stage, base *store.
 		return res, nil, err
 	}
 	status, err := w.execute(ctx, c, trees, res)
-	res.Output = w.output.String()
+	res.Output = b.keep(w.output)
 	if status != 0 {
 		failed := &StageFailed{Result: res, Status: status}
 		return res, nil, errors.Join(failed, err, c.discard(), b.Store.KeepFailed(w.layer, s.Pipeline.Name))
@@ -446,8 +448,23 @@ func (r *StageResult) told() monitor.StageResult {
 	return told
 }
 
-// maxOutput is how much of a stage's output is kept for the result, in bytes.
-const maxOutput = 4 << 20
+// Bounds of what is kept of stages' output for the result, in bytes: of one stage,
+// and of one when all have maxOutputs together.
+const (
+	maxOutput  = 4 << 20
+	maxOutputs = 64 << 20
+	minOutput  = 64 << 10
+)
+
+// keep returns the end of a stage's output, a short one when much is kept already.
+func (b *builder) keep(c *capture) string {
+	if b.kept.Load() > maxOutputs {
+		c.max = minOutput
+	}
+	text := c.String()
+	b.kept.Add(int64(len(text)))
+	return text
+}
 
 // capture keeps the end of a stage's output and hands all of it on.
 type capture struct {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ossify/ossify/jsoncomm"
@@ -25,6 +26,7 @@ type apiServer struct {
 	// accepting ends before talking is waited for.
 	accepting, talking sync.WaitGroup
 	closing            sync.Once
+	ending             atomic.Bool
 }
 
 const (
@@ -73,6 +75,9 @@ func (s *apiServer) accept() {
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			if s.ending.Load() {
+				return
+			}
 			time.Sleep(10 * time.Millisecond) // the connection waits
 			continue
 		default:
@@ -143,6 +148,7 @@ func (s *apiServer) end() {
 		}
 		time.Sleep(time.Millisecond) // accept takes it
 	}
+	s.ending.Store(true)
 	_ = unix.Shutdown(s.fd, unix.SHUT_RDWR)
 	s.accepting.Wait()
 	late := time.AfterFunc(grace, func() {

@@ -458,6 +458,49 @@ func TestHostileSilence(t *testing.T) {
 		o := h.run(h.manifest("source", "lingers"), func(p *os.Process) { h.interrupt(p, "org.hostile.lingers\x00daemon") })
 		h.expect(o, 130, "interrupted")
 	})
+	// With a killed engine they end as well, and their children.
+	t.Run("killed", func(t *testing.T) {
+		h.t = t
+		cmd := exec.Command(program(t), "--quiet", "--store", h.store, "--libdir", filepath.Join(h.dir, "lib"), h.manifest("input", "lingers"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		h.until(func() bool { return len(processes("org.hostile.lingers\x00daemon")) > 0 })
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		h.until(func() bool { return len(processes("org.hostile.")) == 0 })
+		waitGone(t, h.store)
+		h.expect(h.run(h.manifest("stage", "ok"), nil), 0)
+	})
+	// A build that waits for one that hangs can be interrupted, too.
+	t.Run("waiting", func(t *testing.T) {
+		h.t = t
+		manifest := h.manifest("stage", "silent")
+		start := func() (*exec.Cmd, *os.File) {
+			out := h.output("waiting")
+			cmd := exec.Command(program(t), "--store", h.store, "--libdir", filepath.Join(h.dir, "lib"), manifest)
+			cmd.Stderr = out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return cmd, out
+		}
+		first, out := start()
+		defer out.Close()
+		h.until(func() bool { return len(processes("org.hostile.silent\x00daemon")) > 0 })
+		second, out := start()
+		defer out.Close()
+		h.until(func() bool { return strings.Contains(h.text(out), "waiting: another build") })
+		for _, cmd := range []*exec.Cmd{second, first} {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Error(err)
+			}
+			if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
+				t.Errorf("%s", cmd.ProcessState)
+			}
+		}
+		left(t, h.store)
+	})
 	t.Run("runner", func(t *testing.T) {
 		h.t = t
 		path := h.write("lib/runners/"+hostRunner(t), "#!/bin/sh\nsetsid sleep 3600 org.hostile.runner &\nexec sh -c 'sleep 3600; : org.hostile.runner'\n")

@@ -1,0 +1,34 @@
+package pipeline
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestCapture: the end of the output is kept, all of it is handed on.
+func TestCapture(t *testing.T) {
+	b := &builder{}
+	total := 0
+	for i := range 40 {
+		handed := 0
+		c := &capture{max: maxOutput, tee: func(p []byte) { handed += len(p) }}
+		chunk := bytes.Repeat([]byte("x"), 1<<20)
+		for range 10 {
+			if n, err := c.Write(chunk); n != len(chunk) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if _, err := c.Write([]byte("the\xff end")); err != nil {
+			t.Fatal(err)
+		}
+		text := b.keep(c)
+		total += len(text)
+		if !strings.HasPrefix(text, "[...]\n") || !strings.HasSuffix(text, "the\ufffd end") || handed != 10<<20+8 {
+			t.Errorf("%d: %d bytes of %d", i, len(text), handed)
+		}
+	}
+	if total > maxOutputs+maxOutput+40*(minOutput+20) {
+		t.Errorf("%d bytes are kept of all", total)
+	}
+}
