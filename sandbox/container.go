@@ -22,6 +22,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The first thread is main's alone. libcontainer enters containers in threads that
+// it throws away; the first one cannot be thrown away, it would stay there, keep
+// the container's mounts, and be what /proc/self shows.
+func init() { runtime.LockOSThread() }
+
 // IsContainerInit says whether this process is libcontainer's first in a new
 // container; package native then calls ContainerInit before anything else.
 func IsContainerInit() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,5 +194,40 @@ PY`, nil)
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestPrepareFails: a container that cannot be made leaves nothing.
+func TestPrepareFails(t *testing.T) {
+	h := newHost(t)
+	files, before := descriptors(t), mounts(t)
+	for range 5 {
+		_, _, err := h.stage(t.Context(), "true", func(s *sandbox.Stage) { s.Program = "/no/such/program" })
+		if err == nil || !strings.Contains(err.Error(), "/run/osbuild/bin/org.test.stage") {
+			t.Errorf("no program: %v", err)
+		}
+		_, _, err = h.stage(t.Context(), "true", func(s *sandbox.Stage) { s.Libdir = "/no/such/libdir" })
+		if err == nil || !strings.Contains(err.Error(), "/run/osbuild/lib") {
+			t.Errorf("no libdir: %v", err)
+		}
+		// The container is made, and not used.
+		prepared, err := h.containers.PrepareStage(h.scratch(), h.root, h.layer, &sandbox.Stage{
+			Name: "org.test.stage", Class: "Stage", Program: h.script("org.test.stage", "true"), Libdir: h.libdir,
+		}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prepared.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := prepared.Close(); err != nil {
+			t.Errorf("closed again: %v", err)
+		}
+	}
+	if after := descriptors(t); after > files {
+		t.Errorf("%d descriptors before, %d after", files, after)
+	}
+	if after := mounts(t); after != before {
+		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
 	}
 }
