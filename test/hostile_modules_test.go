@@ -44,6 +44,13 @@ func misbehave(kind string) {
 		fmt.Fprintf(os.Stderr, "nothing hostile is called %s\n", kind)
 		os.Exit(99)
 	}
+	links, _ := filepath.Glob("/proc/self/fd/*")
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.HasSuffix(to, "/precious/file") {
+			fmt.Fprintln(os.Stderr, "a file of the user is open as", link)
+			os.Exit(96)
+		}
+	}
 	act()
 	os.Exit(0)
 }

@@ -174,13 +174,20 @@ func (h *hostileLib) run(manifest string, interrupt func(*os.Process), args ...s
 	if cmd.Stdout, cmd.Stderr = stdout, stderr; h.terminal != nil {
 		cmd.Stderr = h.terminal
 	}
+	// What the user's shell has open is not for modules.
+	open, err := os.Open(filepath.Join(h.dir, "precious/file"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer open.Close()
+	cmd.ExtraFiles = []*os.File{open, open, open}
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
 	if interrupt != nil {
 		interrupt(cmd.Process)
 	}
-	err := cmd.Wait()
+	err = cmd.Wait()
 	if ctx.Err() != nil {
 		h.t.Fatalf("the build hangs\n%s", h.text(stderr))
 	}

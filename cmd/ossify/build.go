@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // storeOptions say where things are; every command that builds has them.
@@ -107,6 +109,10 @@ type engine struct {
 // openEngine enters the user namespace and opens the store. The caller closes
 // the engine.
 func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
+	// What the user's shell has open is not for modules.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("close descriptors for modules: %w", err)
+	}
 	e := &engine{monitor: mon}
 	defer func() {
 		if err != nil {
