@@ -62,14 +62,6 @@ func newStage(t *testing.T, apart bool) *stage {
 	if err := os.Symlink("/etc/hostname", filepath.Join(s.dir, "store/trees/full/link")); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"store/sources/org.osbuild.containers/sha256:33/image", "store/trees/archive"} {
-		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.write("store/sources/org.osbuild.containers/sha256:33/image/version", "dir")
-	s.write("store/trees/archive/one.oci", "archive")
-	s.write("store/trees/archive/two.oci", "other")
 	s.write("store/secret", "not yours")
 	s.write("store/sources/org.osbuild.files/md5:00", "small")
 	s.write("store/sources/org.osbuild.files/md5:11", strings.Repeat("large", bindFrom))
@@ -185,21 +177,6 @@ func TestInputs(t *testing.T) {
 		{name: "tree", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"full":{}}`,
 			want: `{"path":"TARGET"}`, shown: "etc/hostname ossify, etc/issue hello, link -> /etc/hostname"},
 
-		{name: "image", input: "org.osbuild.containers", origin: fromSource, refs: `{"sha256:33":{"name":"localhost/x"}}`,
-			want: `{"data":{"archives":{"sha256:33":{"format":"dir","name":"localhost/x"}}},"path":"TARGET"}`, shown: "sha256:33/version dir"},
-		{name: "image of a pipeline", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"archive":{"name":"localhost/x"}}`,
-			want: `{"data":{"archives":{"one.oci":{"format":"oci-archive","name":"localhost/x"}}},"path":"TARGET"}`, shown: "one.oci archive, two.oci other"},
-		{name: "nothing", input: "org.osbuild.noop", origin: fromPipeline, refs: `{"whatever":{"a":1}}`,
-			want: `{"data":{"refs":{"whatever":{"a":1}}},"path":"TARGET"}`},
-
-		{name: "missing image", input: "org.osbuild.containers", origin: fromSource, refs: `{"sha256:44":{"name":"x"}}`,
-			failure: "image sha256:44 is not among the downloads"},
-		{name: "no id of an image", input: "org.osbuild.containers", origin: fromSource, refs: `{"../x":{"name":"x"}}`,
-			failure: `reference "../x" is no checksum`},
-		{name: "no archive", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"full":{"name":"x"}}`,
-			failure: "there is no archive"},
-		{name: "images of nowhere", input: "org.osbuild.containers", origin: "org.osbuild.moon", refs: `{"x":{"name":"x"}}`,
-			failure: "org.osbuild.moon"},
 		{name: "missing download", input: "org.osbuild.files", origin: fromSource, refs: `{"md5:22":{}}`,
 			failure: "md5:22 is not among the downloads"},
 		{name: "no checksum", input: "org.osbuild.files", origin: fromSource, refs: `{"../../secret":{}}`,
@@ -259,7 +236,7 @@ func TestInputs(t *testing.T) {
 		}
 	}
 	for _, input := range All {
-		if !works[input.Name] || !fails[input.Name] && input.Name != "org.osbuild.noop" {
+		if !works[input.Name] || !fails[input.Name] {
 			t.Errorf("%s: an accepted and a refused case are needed", input.Name)
 		}
 	}
@@ -313,11 +290,6 @@ func TestSchemas(t *testing.T) {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":{"name:os":{"file":"/etc/issue"}}}`,
 			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":[{"id":"name:os","options":{"file":"/etc/issue"}}]}`,
 		},
-		"org.osbuild.containers": {
-			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":{"sha256:00":{"name":"x"}}}`,
-			`{"type":"org.osbuild.containers","origin":"org.osbuild.pipeline","references":[{"id":"name:os","options":{"name":"x"}}]}`,
-		},
-		"org.osbuild.noop": {`{"type":"org.osbuild.noop","origin":"org.osbuild.pipeline","references":["a"]}`},
 		"org.osbuild.tree": {
 			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":["name:os"]}`,
 			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":{"name:os":{}}}`,
@@ -325,11 +297,6 @@ func TestSchemas(t *testing.T) {
 		},
 	}
 	refused := map[string][]string{
-		"org.osbuild.containers": {
-			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":["sha256:00"]}`,
-			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":{"sha256:00":{}}}`,
-			`{"type":"org.osbuild.containers","origin":"org.osbuild.moon","references":{"sha256:00":{"name":"x"}}}`,
-		},
 		"org.osbuild.files": {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source"}`,
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{}}`,
@@ -338,7 +305,6 @@ func TestSchemas(t *testing.T) {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.moon","references":["md5:00"]}`,
 			`{"type":"org.osbuild.files","origin":"org.osbuild.pipeline","references":["name:os"]}`,
 		},
-		"org.osbuild.noop": {`[]`},
 		"org.osbuild.tree": {
 			`{"type":"org.osbuild.tree","origin":"org.osbuild.source","references":["name:os"]}`,
 			`{"type":"org.osbuild.tree","origin":"org.osbuild.pipeline","references":["a","b"]}`,

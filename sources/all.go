@@ -17,6 +17,4 @@ var Schemas embed.FS
 var All = []module.Module{
 	module.Source("org.osbuild.curl", "org.osbuild.files", curl),
 	module.Source("org.osbuild.inline", "org.osbuild.files", inline),
-	module.Source("org.osbuild.skopeo", "org.osbuild.containers", skopeo),
-	module.Source("org.osbuild.skopeo-index", "org.osbuild.files", skopeoIndex),
 }

@@ -30,17 +30,10 @@ func itemsOf(t *testing.T) map[string]func(content string) any {
 	}
 }
 
-// images are the sources of container images, whose items are no content by
-// checksum; they have tests of their own.
-var images = map[string]bool{"org.osbuild.skopeo": true, "org.osbuild.skopeo-index": true}
-
 // TestContract is what every source does, as a process that speaks the ABI.
 func TestContract(t *testing.T) {
 	items := itemsOf(t)
 	for _, source := range All {
-		if images[source.Name] {
-			continue
-		}
 		t.Run(source.Name, func(t *testing.T) {
 			item := items[source.Name]
 			if item == nil {
@@ -96,9 +89,6 @@ func TestContract(t *testing.T) {
 func TestTwoProcesses(t *testing.T) {
 	items := itemsOf(t)
 	for _, source := range All {
-		if images[source.Name] {
-			continue
-		}
 		t.Run(source.Name, func(t *testing.T) {
 			cache, call := t.TempDir(), map[string]any{}
 			want := map[string]string{}
@@ -135,20 +125,10 @@ func TestSchemas(t *testing.T) {
 			`{"items":{"md5:00000000000000000000000000000000":"http://localhost/"}}`,
 			`{"urls":{"md5:00000000000000000000000000000000":{"url":"http://localhost/","size":1,"mirrors":[],"insecure":true,"secrets":{"name":"x"}}}}`,
 		},
-		"org.osbuild.skopeo": {
-			`{"items":{"` + sha("") + `":{"image":{"name":"localhost/x","digest":"` + sha("x") + `","tls-verify":false,"containers-transport":"docker"}}}}`,
-			`{"digests":{"` + sha("") + `":{"image":{"name":"x","digest":"` + sha("x") + `","containers-transport":"containers-storage","storage-location":"/x"}}}}`,
-		},
-		"org.osbuild.skopeo-index": {`{"items":{"` + sha("") + `":{"image":{"name":"localhost/x"}}}}`},
 	}
 	refused := map[string][]string{
 		"org.osbuild.inline": {`{}`, `{"items":{"md5:00000000000000000000000000000000":{"encoding":"hex","data":""}}}`, `{"items":{"x":{}}}`},
 		"org.osbuild.curl":   {`{}`, `{"items":{},"urls":{}}`, `{"items":{"md5:00000000000000000000000000000000":{"size":1}}}`, `{"items":{"x":"y"}}`},
-		"org.osbuild.skopeo": {
-			`{}`, `{"items":{"` + sha("") + `":{"image":{"name":"localhost/x"}}}}`,
-			`{"items":{"` + sha("") + `":{"image":{"name":"x","digest":"` + sha("x") + `","containers-transport":"oci"}}}}`,
-		},
-		"org.osbuild.skopeo-index": {`{}`, `{"items":{"x":{"image":{"name":"localhost/x"}}}}`, `{"items":{"` + sha("") + `":{"image":{}}}}`},
 	}
 	schema.Check(t, All, Schemas, accepted, refused)
 }
