@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ossify/ossify/module"
-	"golang.org/x/sync/errgroup"
 )
 
 // parallel is how many items are downloaded at a time.
@@ -86,81 +83,11 @@ type downloader struct {
 	progress progress
 }
 
-// progress is counted by all workers and told to the engine by one goroutine.
-type progress struct {
-	bytes, itemsDone atomic.Int64
-	mu               sync.Mutex
-	sizes            map[string]int64
-	items            int
-}
-
-// size notes the size of an item, in bytes, once it is known.
-func (p *progress) size(key string, n int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sizes[key] = n
-}
-
-// report is what the engine is told; total is 0 until all sizes are known.
-func (p *progress) report() map[string]any {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var total int64
-	for _, n := range p.sizes {
-		total += n
-	}
-	if len(p.sizes) < p.items {
-		total = 0
-	}
-	return map[string]any{
-		"done": p.bytes.Load(), "total": total,
-		"items-done": p.itemsDone.Load(), "items-total": p.items,
-	}
-}
-
-// all downloads what is not in the cache. One item's failure does not keep the
-// others from being downloaded: they are there for the next try.
+// all downloads what is not in the cache.
 func (dl *downloader) all(ctx context.Context, signal func(any) error) ([]module.ItemResult, error) {
-	keys := sortedKeys(dl.Items)
-	results := make([]module.ItemResult, len(keys))
-	dl.progress.sizes, dl.progress.items = map[string]int64{}, len(keys)
-
-	// The service's connection is for one goroutine at a time: this one tells
-	// of progress, and has ended when the reply is sent.
-	stop, told := make(chan struct{}), make(chan error, 1)
-	go func() {
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				if err := signal(dl.progress.report()); err != nil {
-					told <- err
-					return
-				}
-			case <-stop:
-				told <- signal(dl.progress.report())
-				return
-			}
-		}
-	}()
-	var workers errgroup.Group
-	workers.SetLimit(parallel)
-	for i, key := range keys {
-		workers.Go(func() error {
-			cached, err := dl.item(ctx, key)
-			if err != nil {
-				results[i] = failed(key, err)
-				return nil
-			}
-			dl.progress.itemsDone.Add(1)
-			results[i] = succeeded(key, cached)
-			return nil
-		})
-	}
-	err := workers.Wait()
-	close(stop)
-	return results, errors.Join(err, <-told)
+	return dl.progress.each(sortedKeys(dl.Items), parallel, signal, func(key string) (cached bool, err error) {
+		return dl.item(ctx, key)
+	})
 }
 
 // item downloads one item unless it is in the cache.
