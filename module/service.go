@@ -223,8 +223,21 @@ type SourceResult struct {
 const partialDir = ".partial"
 
 // Source makes a table entry of a source. contentType names the folder of the
-// cache, such as "org.osbuild.files". fetch returns a result for each item.
-func Source(name, contentType string, fetch func(ctx context.Context, s *Service, d *Download) ([]ItemResult, error)) Module {
+// cache, such as "org.osbuild.files".
+func Source(name, contentType string, fetch Fetch) Module {
+	return source(name, contentType, fetch, copySource)
+}
+
+// SourceElsewhere makes a table entry of a source that leaves its content where
+// it is, so that nothing of it is in a cache or can be copied to another.
+func SourceElsewhere(name, contentType string, fetch Fetch) Module {
+	return source(name, contentType, fetch, func(context.Context, string, json.RawMessage) ([]ItemResult, error) { return nil, nil })
+}
+
+// Fetch answers a source's download call with a result for each item.
+type Fetch func(ctx context.Context, s *Service, d *Download) ([]ItemResult, error)
+
+func source(name, contentType string, fetch Fetch, copyAll func(ctx context.Context, contentType string, raw json.RawMessage) ([]ItemResult, error)) Module {
 	download := func(ctx context.Context, s *Service, raw json.RawMessage) (any, []*os.File, error) {
 		var d Download
 		if err := json.Unmarshal(raw, &d); err != nil {
@@ -242,7 +255,7 @@ func Source(name, contentType string, fetch func(ctx context.Context, s *Service
 		return sourceResult(name, results), nil, nil
 	}
 	copyItems := func(ctx context.Context, _ *Service, raw json.RawMessage) (any, []*os.File, error) {
-		results, err := copySource(ctx, contentType, raw)
+		results, err := copyAll(ctx, contentType, raw)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -300,11 +313,40 @@ func copySource(ctx context.Context, contentType string, raw json.RawMessage) ([
 }
 
 // copyItem makes the copy under another name first: a name of a cache never
-// stands for half a file.
-func copyItem(from, to, item string) (err error) {
+// stands for half a file, or half a folder.
+func copyItem(from, to, item string) error {
 	if item != filepath.Base(item) || !filepath.IsLocal(item) || item == "." {
 		return errors.New("the item's name is no checksum")
 	}
+	st, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		return copyDir(from, to)
+	}
+	return copyFile(from, to)
+}
+
+// copyDir copies a folder; it is nothing to be copied if the other cache has it.
+func copyDir(from, to string) (err error) {
+	tmp, err := os.MkdirTemp(filepath.Join(filepath.Dir(to), partialDir), "copy-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	dir := filepath.Join(tmp, filepath.Base(to))
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		return err
+	}
+	err = os.Rename(dir, to)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
+func copyFile(from, to string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return err

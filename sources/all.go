@@ -15,6 +15,9 @@ var Schemas embed.FS
 
 // All lists the native sources, sorted by name.
 var All = []module.Module{
+	module.SourceElsewhere("org.osbuild.containers-storage", "org.osbuild.containers-storage", containersStorage),
 	module.Source("org.osbuild.curl", "org.osbuild.files", curl),
 	module.Source("org.osbuild.inline", "org.osbuild.files", inline),
+	module.Source("org.osbuild.skopeo", "org.osbuild.containers", skopeo),
+	module.Source("org.osbuild.skopeo-index", "org.osbuild.files", skopeoIndex),
 }

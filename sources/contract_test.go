@@ -2,9 +2,13 @@ package sources
 
 import (
 	"encoding/base64"
+	"io/fs"
+	"maps"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,35 +17,62 @@ import (
 	"github.com/ossify/ossify/test/schema"
 )
 
-// itemsOf makes an item of that content for each source.
-func itemsOf(t *testing.T) map[string]func(content string) any {
+// contract is how to try a source.
+type contract struct {
+	// item makes an item of that content.
+	item func(content string) (key string, desc any)
+	// folder of the cache that holds what was fetched, by key; "" if the
+	// content stays where it is.
+	folder string
+}
+
+// contracts has one for each source.
+func contracts(t *testing.T) map[string]contract {
 	dir := t.TempDir()
-	return map[string]func(string) any{
-		"org.osbuild.curl": func(content string) any {
+	r := newRegistry(t, httptest.NewServer)
+	store := newStorage(t)
+	return map[string]contract{
+		"org.osbuild.containers-storage": {item: func(content string) (string, any) {
+			image := r.push("stored", content)
+			store.pull(t, r, "stored", image)
+			return image.id, map[string]any{}
+		}},
+		"org.osbuild.curl": {folder: "org.osbuild.files", item: func(content string) (string, any) {
 			path := filepath.Join(dir, sha(content))
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return "file://" + path
-		},
-		"org.osbuild.inline": func(content string) any {
-			return map[string]string{"encoding": "base64", "data": base64.StdEncoding.EncodeToString([]byte(content))}
-		},
+			return sha(content), "file://" + path
+		}},
+		"org.osbuild.inline": {folder: "org.osbuild.files", item: func(content string) (string, any) {
+			return sha(content), map[string]string{"encoding": "base64", "data": base64.StdEncoding.EncodeToString([]byte(content))}
+		}},
+		"org.osbuild.skopeo": {folder: "org.osbuild.containers", item: func(content string) (string, any) {
+			image := r.push("image", content)
+			return image.id, r.item("image", image)
+		}},
+		"org.osbuild.skopeo-index": {folder: "org.osbuild.files", item: func(content string) (string, any) {
+			index := r.pushIndex("image", map[string]pushed{"amd64": r.push("image", content)})
+			return index.digest, r.item("image", index)
+		}},
 	}
 }
 
 // TestContract is what every source does, as a process that speaks the ABI.
 func TestContract(t *testing.T) {
-	items := itemsOf(t)
+	all := contracts(t)
 	for _, source := range All {
 		t.Run(source.Name, func(t *testing.T) {
-			item := items[source.Name]
-			if item == nil {
+			c := all[source.Name]
+			if c.item == nil {
 				t.Fatal("no item to test it with")
 			}
 			cache := t.TempDir()
 			s := start(t, source.Name)
-			call := map[string]any{sha("one"): item("one"), sha(""): item(""), sha("wanted"): item("other"), "sha256:ab": item("short")}
+			one, oneDesc := c.item("one")
+			empty, emptyDesc := c.item("")
+			_, other := c.item("other")
+			call := map[string]any{one: oneDesc, empty: emptyDesc, sha("wanted"): other, "sha256:ab": other}
 			reply, _, err := download(s, cache, call)
 			if err != nil {
 				t.Fatal(err)
@@ -53,27 +84,36 @@ func TestContract(t *testing.T) {
 			for _, r := range reply.Results {
 				if r.Success {
 					good++
-				} else if !strings.Contains(r.Error, "checksum") {
-					t.Errorf("error %q does not speak of the checksum", r.Error)
+				} else if key := r.Metadata["checksum"].(string); !strings.Contains(r.Error, key) {
+					t.Errorf("error %q does not speak of %s", r.Error, key)
 				}
 			}
-			want := map[string]string{"org.osbuild.files/" + sha("one"): "one", "org.osbuild.files/" + sha(""): ""}
-			if got := cacheLines(t, cache); good != 2 || !reflect.DeepEqual(got, want) {
-				t.Errorf("%d items succeeded, cache: %v", good, got)
+			want := []string{one, empty}
+			result := module.ItemResult{Success: true, Metadata: map[string]any{"checksum": one, "cached": true}}
+			if c.folder == "" {
+				want = nil
+				delete(result.Metadata, "cached")
 			}
-			st, err := os.Stat(filepath.Join(cache, "org.osbuild.files", sha("one")))
-			if err != nil || st.Mode().Perm() != 0o644 {
-				t.Errorf("mode of the content: %v, %v", st, err)
+			slices.Sort(want)
+			if got := cached(t, cache, c.folder); good != 2 || !slices.Equal(got, want) {
+				t.Errorf("%d items succeeded, cache: %v, want %v", good, got, want)
 			}
 			// What is there is not fetched again, on the same connection.
-			reply, _, err = download(s, cache, map[string]any{sha("one"): item("ONE")})
+			reply, _, err = download(s, cache, map[string]any{one: other})
 			wantReply := module.SourceResult{
 				Name: "source " + source.Name, SourceType: source.Name, Success: true,
 				Output:  "source " + source.Name + " finished successfully",
-				Results: []module.ItemResult{{Success: true, Metadata: map[string]any{"checksum": sha("one"), "cached": true}}},
+				Results: []module.ItemResult{result},
 			}
 			if err != nil || !reflect.DeepEqual(reply, wantReply) {
 				t.Errorf("cached: %+v, %v", reply, err)
+			}
+			copied := t.TempDir()
+			if err := s.Call("copy", map[string]any{"items": map[string]any{one: nil, empty: nil}, "cache": cache, "dst_cache": copied}, &reply, nil); err != nil || !reply.Success {
+				t.Errorf("copy: %+v, %v", reply, err)
+			}
+			if got := cached(t, copied, c.folder); !slices.Equal(got, want) {
+				t.Errorf("copied: %v, want %v", got, want)
 			}
 			if err := s.Call("upload", nil, nil, nil); err == nil || !strings.Contains(err.Error(), `unknown method "upload"`) {
 				t.Errorf("unknown method: %v", err)
@@ -85,16 +125,46 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// TestTwoProcesses lets two builds want the same files at the same time.
+// cached lists the keys of what is in a folder of the cache, of which nothing
+// else may hold files, and sees that everybody may read it.
+func cached(t *testing.T, cache, folder string) []string {
+	t.Helper()
+	keys := map[string]bool{}
+	err := filepath.WalkDir(cache, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(cache, path)
+		if err != nil {
+			return err
+		}
+		parts := strings.Split(rel, "/")
+		if parts[0] != folder || parts[1] == ".partial" {
+			t.Errorf("%s is left in the cache", rel)
+		}
+		keys[parts[1]] = true
+		st, err := e.Info()
+		if err == nil && st.Mode().Perm() != 0o644 {
+			t.Errorf("%s has the mode %v", rel, st.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Sorted(maps.Keys(keys))
+}
+
+// TestTwoProcesses lets two builds want the same content at the same time.
 func TestTwoProcesses(t *testing.T) {
-	items := itemsOf(t)
+	all := contracts(t)
 	for _, source := range All {
 		t.Run(source.Name, func(t *testing.T) {
+			c := all[source.Name]
 			cache, call := t.TempDir(), map[string]any{}
-			want := map[string]string{}
-			for _, c := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
-				call[sha(c)] = items[source.Name](c)
-				want["org.osbuild.files/"+sha(c)] = c
+			for _, content := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
+				key, desc := c.item(content)
+				call[key] = desc
 			}
 			var wg sync.WaitGroup
 			for range 3 {
@@ -110,7 +180,11 @@ func TestTwoProcesses(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if got := cacheLines(t, cache); !reflect.DeepEqual(got, want) {
+			want := slices.Sorted(maps.Keys(call))
+			if c.folder == "" {
+				want = nil
+			}
+			if got := cached(t, cache, c.folder); !slices.Equal(got, want) {
 				t.Errorf("cache: %v", got)
 			}
 		})
@@ -119,7 +193,17 @@ func TestTwoProcesses(t *testing.T) {
 
 // TestSchemas compiles the schema of every source and tries it.
 func TestSchemas(t *testing.T) {
+	const id = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	accepted := map[string][]string{
+		"org.osbuild.containers-storage": {`{"items":{"` + id + `":{}}}`, `{}`},
+		"org.osbuild.skopeo": {
+			`{"items":{"` + id + `":{"image":{"name":"a/b","digest":"` + id + `"}}}}`,
+			`{"digests":{"` + id + `":{"image":{"name":"a","digest":"` + id + `","tls-verify":false,"containers-transport":"containers-storage","storage-location":"/s"}}}}`,
+		},
+		"org.osbuild.skopeo-index": {
+			`{"items":{"` + id + `":{"image":{"name":"a/b"}}}}`,
+			`{"digests":{"` + id + `":{"image":{"name":"a","tls-verify":true,"containers-transport":"docker"}}}}`,
+		},
 		"org.osbuild.inline": {`{"items":{"md5:00000000000000000000000000000000":{"encoding":"base64","data":""}}}`},
 		"org.osbuild.curl": {
 			`{"items":{"md5:00000000000000000000000000000000":"http://localhost/"}}`,
@@ -127,8 +211,15 @@ func TestSchemas(t *testing.T) {
 		},
 	}
 	refused := map[string][]string{
-		"org.osbuild.inline": {`{}`, `{"items":{"md5:00000000000000000000000000000000":{"encoding":"hex","data":""}}}`, `{"items":{"x":{}}}`},
-		"org.osbuild.curl":   {`{}`, `{"items":{},"urls":{}}`, `{"items":{"md5:00000000000000000000000000000000":{"size":1}}}`, `{"items":{"x":"y"}}`},
+		"org.osbuild.containers-storage": {`{"items":{"` + id + `":{"name":"a"}}}`, `{"items":{"x":{}}}`, `{"urls":{}}`},
+		"org.osbuild.skopeo": {
+			`{}`, `{"items":{},"digests":{}}`, `{"items":{"` + id + `":{"image":{"name":"a"}}}}`,
+			`{"items":{"` + id + `":{"image":{"name":"a","digest":"latest"}}}}`,
+			`{"items":{"` + id + `":{"image":{"name":"a","digest":"` + id + `","containers-transport":"oci"}}}}`,
+		},
+		"org.osbuild.skopeo-index": {`{}`, `{"items":{"` + id + `":{"image":{"name":"a","digest":"` + id + `"}}}}`, `{"items":{"x":{"image":{"name":"a"}}}}`},
+		"org.osbuild.inline":       {`{}`, `{"items":{"md5:00000000000000000000000000000000":{"encoding":"hex","data":""}}}`, `{"items":{"x":{}}}`},
+		"org.osbuild.curl":         {`{}`, `{"items":{},"urls":{}}`, `{"items":{"md5:00000000000000000000000000000000":{"size":1}}}`, `{"items":{"x":"y"}}`},
 	}
 	schema.Check(t, All, Schemas, accepted, refused)
 }

@@ -12,9 +12,11 @@ import (
 
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/test/namespace"
 )
 
-// TestMain lets the test's program be a source, as ossify's own is.
+// TestMain lets the test's program be a source, as ossify's own is, and gives
+// the tests what a source has in the engine.
 func TestMain(m *testing.M) {
 	if source, ok := module.Find(All, filepath.Base(os.Args[0])); ok {
 		if err := source.Main(context.Background(), os.Args[1:]); err != nil {
@@ -23,18 +25,15 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	// Container storage is for root, or for a user in a namespace.
+	namespace.Main(m, func() error { return nil })
 }
 
 // start starts a source as a process of its own.
 func start(t *testing.T, name string) *sandbox.Service {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.Symlink(self, path); err != nil {
+	if err := os.Symlink(sandbox.Program(), path); err != nil {
 		t.Fatal(err)
 	}
 	s, err := sandbox.StartService(t.Context(), path, "", t.TempDir(), name)

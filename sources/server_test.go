@@ -124,12 +124,8 @@ func TestKilled(t *testing.T) {
 		http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(content))
 	}))
 	defer w.Close()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "org.osbuild.curl")
-	if err := os.Symlink(self, path); err != nil {
+	if err := os.Symlink(sandbox.Program(), path); err != nil {
 		t.Fatal(err)
 	}
 	ctx, kill := context.WithCancel(t.Context())
