@@ -15,6 +15,9 @@ var Schemas embed.FS
 
 // All lists the native inputs, sorted by name.
 var All = []module.Module{
+	module.InputModule("org.osbuild.containers", containers),
+	module.InputModule("org.osbuild.containers-storage", containersStorage),
 	module.InputModule("org.osbuild.files", files),
+	module.InputModule("org.osbuild.noop", noop),
 	module.InputModule("org.osbuild.tree", tree),
 }

@@ -3,6 +3,7 @@ package inputs
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,6 +63,23 @@ func newStage(t *testing.T, apart bool) *stage {
 	if err := os.Symlink("/etc/hostname", filepath.Join(s.dir, "store/trees/full/link")); err != nil {
 		t.Fatal(err)
 	}
+	for name, content := range map[string]string{
+		"store/sources/org.osbuild.containers/sha256:aa/image/manifest.json": "{}",
+		"store/trees/archive/b.tar":       "second",
+		"store/trees/archive/a.tar":       "first",
+		"store/trees/archive/A/file":      "in a folder",
+		"store/trees/folders/etc/file":    "in a folder",
+		"host/overlay/layer/diff/file":    "of a layer",
+		"host/overlay-images/images.json": "[]",
+		"host/overlay-layers/layers.json": "[]",
+		"host/secrets/file":               "podman's",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(s.dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.write(name, content)
+	}
+	s.hostStorage("host")
 	s.write("store/secret", "not yours")
 	s.write("store/sources/org.osbuild.files/md5:00", "small")
 	s.write("store/sources/org.osbuild.files/md5:11", strings.Repeat("large", bindFrom))
@@ -98,8 +116,15 @@ func (s *stage) write(name, content string) {
 	}
 }
 
+// hostStorage says in storage.conf where the container storage of the host is.
+func (s *stage) hostStorage(dir string) {
+	s.t.Helper()
+	s.write("storage.conf", fmt.Sprintf("[storage]\ngraphroot = %q\nrunroot = %q\n", filepath.Join(s.dir, dir), filepath.Join(s.dir, "run")))
+	s.t.Setenv("CONTAINERS_STORAGE_CONF", filepath.Join(s.dir, "storage.conf"))
+}
+
 // mapInput runs the input as a process of its own, as the engine does, and
-// returns its reply with the target's path as TARGET.
+// returns its reply with the target's path as TARGET, that of the folder as DIR.
 func (s *stage) mapInput(name, origin, refs string) (string, error) {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
@@ -118,7 +143,7 @@ func (s *stage) mapInput(name, origin, refs string) (string, error) {
 	if err := service.Close(); err != nil {
 		s.t.Error(err)
 	}
-	return strings.ReplaceAll(string(reply), s.target, "TARGET"), err
+	return strings.NewReplacer(s.target, "TARGET", s.dir, "DIR").Replace(string(reply)), err
 }
 
 // shown lists what the stage would see: each file, and the start of it.
@@ -176,7 +201,39 @@ func TestInputs(t *testing.T) {
 			shown: "link ossify"},
 		{name: "tree", input: "org.osbuild.tree", origin: fromPipeline, refs: `{"full":{}}`,
 			want: `{"path":"TARGET"}`, shown: "etc/hostname ossify, etc/issue hello, link -> /etc/hostname"},
+		{name: "images", input: "org.osbuild.containers", origin: fromSource, refs: `{"sha256:aa":{"name":"localhost/a"}}`,
+			want:  `{"data":{"archives":{"sha256:aa":{"format":"dir","name":"localhost/a"}}},"path":"TARGET"}`,
+			shown: "sha256:aa/manifest.json {}"},
+		{name: "first archive", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"archive":{"name":"localhost/a"}}`,
+			want:  `{"data":{"archives":{"a.tar":{"format":"oci-archive","name":"localhost/a"}}},"path":"TARGET"}`,
+			shown: "A/file in a folde, a.tar first, b.tar second"},
+		{name: "storage of the host", input: "org.osbuild.containers-storage", origin: fromSource, refs: `{"sha256:aa":{"name":"localhost/a"}}`,
+			want: `{"data":{"archives":{"sha256:aa":{"format":"containers-storage","name":"localhost/a",` +
+				`"storage":{"driver":"overlay","graphroot":"DIR/host","runroot":"DIR/run"}}}},"path":"TARGET","writable":["storage"]}`,
+			shown: "storage/overlay/layer/diff/file of a layer, storage/overlay-images/images.json [], storage/overlay-layers/layers.json []"},
+		{name: "references", input: "org.osbuild.noop", origin: fromSource, refs: `{"x":{"a":1},"y":{}}`,
+			want: `{"data":{"refs":{"x":{"a":1},"y":{}}},"path":"TARGET"}`},
 
+		{name: "missing image", input: "org.osbuild.containers", origin: fromSource, refs: `{"sha256:bb":{"name":"a"}}`,
+			failure: "image sha256:bb is not among the downloads"},
+		{name: "no id", input: "org.osbuild.containers", origin: fromSource, refs: `{"../sha256:aa":{"name":"a"}}`,
+			failure: `reference "../sha256:aa" is no id`},
+		{name: "no name", input: "org.osbuild.containers", origin: fromSource, refs: `{"sha256:aa":{}}`,
+			failure: "gives the image no name"},
+		{name: "no archive", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"folders":{"name":"a"}}`,
+			failure: "no file in its root directory"},
+		{name: "two archives", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"archive":{"name":"a"},"full":{"name":"b"}}`,
+			failure: "got 2 references"},
+		{name: "no tree", input: "org.osbuild.containers", origin: fromPipeline, refs: `{"none":{"name":"a"}}`,
+			failure: "no tree none in the store"},
+		{name: "images of nowhere", input: "org.osbuild.containers", origin: "org.osbuild.moon", refs: `{}`,
+			failure: "org.osbuild.moon"},
+		{name: "name in the storage", input: "org.osbuild.containers-storage", origin: fromSource, refs: `{"sha256:aa":{}}`,
+			failure: "gives the image no name"},
+		{name: "storage of a pipeline", input: "org.osbuild.containers-storage", origin: fromPipeline, refs: `{"full":{"name":"a"}}`,
+			failure: "use org.osbuild.source"},
+		{name: "no references", input: "org.osbuild.noop", origin: fromSource, refs: `[]`,
+			failure: "decode map call"},
 		{name: "missing download", input: "org.osbuild.files", origin: fromSource, refs: `{"md5:22":{}}`,
 			failure: "md5:22 is not among the downloads"},
 		{name: "no checksum", input: "org.osbuild.files", origin: fromSource, refs: `{"../../secret":{}}`,
@@ -268,6 +325,40 @@ func TestHowDownloadsAreProvided(t *testing.T) {
 	}
 }
 
+// TestStorageOfTheHost: a stage may change the storage that it is shown, and
+// nothing of the host's changes.
+func TestStorageOfTheHost(t *testing.T) {
+	s := newStage(t, true)
+	if _, err := s.mapInput("org.osbuild.containers-storage", fromSource, `{"sha256:aa":{"name":"a"}}`); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]error{
+		"new": nil, "overlay-images/images.json": nil, "overlay-layers/new": nil,
+		"overlay/new": unix.EROFS, "overlay/layer/diff/file": unix.EROFS,
+	} {
+		if err := os.WriteFile(filepath.Join(s.target, "storage", name), []byte("changed"), 0o644); !errors.Is(err, want) {
+			t.Errorf("write %s: got %v, want %v", name, err, want)
+		}
+	}
+	for name, want := range map[string]string{
+		"overlay-images/images.json": "[]", "overlay/layer/diff/file": "of a layer", "overlay-layers/new": "", "new": "",
+	} {
+		if got, err := os.ReadFile(filepath.Join(s.dir, "host", name)); string(got) != want || (want == "") != (err != nil) {
+			t.Errorf("%s of the host: %q, %v", name, got, err)
+		}
+	}
+}
+
+// TestNoStorageOnTheHost says what to do where podman was never used.
+func TestNoStorageOnTheHost(t *testing.T) {
+	s := newStage(t, true)
+	s.hostStorage("nothing")
+	_, err := s.mapInput("org.osbuild.containers-storage", fromSource, `{"sha256:aa":{"name":"a"}}`)
+	if err == nil || !strings.Contains(err.Error(), "there is no container storage") || !strings.Contains(err.Error(), "podman pull") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestTwoTreesWithTheSameFile: one would hide the other.
 func TestTwoTreesWithTheSameFile(t *testing.T) {
 	s := newStage(t, true)
@@ -283,6 +374,16 @@ func TestTwoTreesWithTheSameFile(t *testing.T) {
 // TestSchemas compiles the schema of every input and tries it.
 func TestSchemas(t *testing.T) {
 	accepted := map[string][]string{
+		"org.osbuild.containers": {
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":{"sha256:00":{"name":"a"}}}`,
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":[{"id":"sha256:00","options":{"name":"a"}}]}`,
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.pipeline","references":{"name:archive":{"name":"a"}}}`,
+		},
+		"org.osbuild.containers-storage": {
+			`{"type":"org.osbuild.containers-storage","origin":"org.osbuild.source","references":{"sha256:00":{"name":"a"}}}`,
+			`{"type":"org.osbuild.containers-storage","origin":"org.osbuild.source","references":[{"id":"sha256:00"}]}`,
+		},
+		"org.osbuild.noop": {`{"type":"org.osbuild.noop","origin":"x","references":["a"]}`},
 		"org.osbuild.files": {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":["md5:00"]}`,
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{"md5:00":{"metadata":{}}}}`,
@@ -297,6 +398,17 @@ func TestSchemas(t *testing.T) {
 		},
 	}
 	refused := map[string][]string{
+		"org.osbuild.containers": {
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":["sha256:00"]}`,
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":{"sha256:00":{}}}`,
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.source","references":{}}`,
+			`{"type":"org.osbuild.containers","origin":"org.osbuild.moon","references":{"sha256:00":{"name":"a"}}}`,
+		},
+		"org.osbuild.containers-storage": {
+			`{"type":"org.osbuild.containers-storage","origin":"org.osbuild.pipeline","references":{"name:a":{"name":"a"}}}`,
+			`{"type":"org.osbuild.containers-storage","origin":"org.osbuild.source","references":{"sha256:00":{"tag":"a"}}}`,
+		},
+		"org.osbuild.noop": {`[]`},
 		"org.osbuild.files": {
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source"}`,
 			`{"type":"org.osbuild.files","origin":"org.osbuild.source","references":{}}`,

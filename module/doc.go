@@ -21,6 +21,10 @@
 //	  |  or {"type":"exception","data":{"name","value","backtrace"}}
 //	  | closes the socket -------------------------------> | cleans up, exits
 //
+// An input may name mounts of its own, below its target, that the stage may
+// change: "writable" in its reply, beside osbuild's "path" and "data", is a list
+// of their paths in the target. Everything else of it is read-only for the stage.
+//
 // A source tells of a download's progress in signals, about ten a second. Bytes
 // and items of the cache count as done; "total" is 0 while it is not known:
 //

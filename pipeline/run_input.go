@@ -26,6 +26,8 @@ type mapped struct {
 	// dir is shown to the stage as /run/osbuild/inputs.
 	dir  string
 	args map[string]json.RawMessage
+	// writable are mounts below dir that are the stage's own.
+	writable []string
 }
 
 // mapInputs runs the stage's input services. The returned function ends them
@@ -65,8 +67,7 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*sto
 				return err
 			}
 			closers = append(closers, func() error { return inInput(in, service.Close()) })
-			m.args[in.Name], err = mapInput(service, in, m.dir)
-			return err
+			return m.mapInput(service, in)
 		}()
 		if err != nil {
 			return nil, nil, joinRelease(ctx, inInput(in, err), release())
@@ -91,13 +92,14 @@ func inInput(in *Input, err error) error {
 	return fmt.Errorf("input %q: %w", in.Name, err)
 }
 
-func mapInput(service *sandbox.Service, in *Input, dir string) (json.RawMessage, error) {
+// mapInput lets the service provide the input and notes what it replies.
+func (m *mapped) mapInput(service *sandbox.Service, in *Input) error {
 	if in.Name != filepath.Base(in.Name) || in.Name == "." || in.Name == ".." {
-		return nil, errors.New("the name of an input must be a plain file name")
+		return errors.New("the name of an input must be a plain file name")
 	}
-	target := filepath.Join(dir, in.Name)
+	target := filepath.Join(m.dir, in.Name)
 	if err := os.Mkdir(target, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	options := in.Options
 	if len(options) == 0 {
@@ -109,16 +111,27 @@ func mapInput(service *sandbox.Service, in *Input, dir string) (json.RawMessage,
 	}
 	var reply map[string]json.RawMessage
 	if err := service.Call("map", call, &reply, nil); err != nil {
-		return nil, err
+		return err
 	}
 	path, err := inputPath(reply["path"], target)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; this is a fault of the module %s", in.Module.Name, err, in.Module.Path)
+		return fmt.Errorf("%s: %w; this is a fault of the module %s", in.Module.Name, err, in.Module.Path)
 	}
 	if reply["path"], err = json.Marshal(filepath.Join("/run/osbuild/inputs", in.Name, path)); err != nil {
-		return nil, err
+		return err
 	}
-	return json.Marshal(reply)
+	if raw, ok := reply["writable"]; ok {
+		var paths []string
+		if err := json.Unmarshal(raw, &paths); err != nil {
+			return fmt.Errorf("the input returned no list of what is writable: %w", err)
+		}
+		for _, path := range paths {
+			m.writable = append(m.writable, filepath.Join(in.Name, path))
+		}
+		delete(reply, "writable") // osbuild's stages do not know it
+	}
+	m.args[in.Name], err = json.Marshal(reply)
+	return err
 }
 
 // inputPath returns the path that an input's reply names, relative to its

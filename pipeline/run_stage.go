@@ -215,7 +215,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		return 0, err
 	}
 	var devices *attached
-	content := &sandbox.StageContent{Tree: tree, Inputs: inputs.dir}
+	content := &sandbox.StageContent{Tree: tree, Inputs: inputs.dir, Writable: inputs.writable}
 	content.Arguments = func(at sandbox.Places) (data []byte, err error) {
 		if devices, err = w.b.attach(ctx, w.stage, at); err != nil {
 			return nil, err

@@ -46,6 +46,8 @@ type Bind struct {
 	Optional bool
 	// Devices lets device nodes in it work.
 	Devices bool
+	// AsMounted leaves it to whoever has mounted Source how it is protected.
+	AsMounted bool
 }
 
 // Dir makes a directory.
@@ -93,6 +95,9 @@ func (o Bind) Describe() string {
 	}
 	if o.Devices {
 		mode += " dev"
+	}
+	if o.AsMounted {
+		mode = "as mounted"
 	}
 	return fmt.Sprintf("bind %s <- %s %s", o.Target, o.Source, mode)
 }
@@ -175,6 +180,9 @@ func (o Bind) Apply(root string) error {
 	}
 	if !o.Writable {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if o.AsMounted {
+		attr.Attr_set = 0
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("cannot protect %s in build root: %w", o.Target, err)

@@ -51,6 +51,8 @@ type StageContent struct {
 	Arguments func(Places) ([]byte, error)
 	// Inputs is a folder that was filled for this stage, or empty.
 	Inputs string
+	// Writable lists mounts below Inputs that the stage may change.
+	Writable []string
 	// Shell, if not nil, gets a shell in the container before the stage runs.
 	Shell *Terminal
 }
@@ -191,6 +193,9 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	ops := []Op{Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"}}
 	if content.Inputs != "" {
 		ops = append(ops, Bind{Source: content.Inputs, Target: "/run/osbuild/inputs"})
+	}
+	for _, path := range content.Writable {
+		ops = append(ops, Bind{Source: filepath.Join(content.Inputs, path), Target: filepath.Join("/run/osbuild/inputs", path), AsMounted: true})
 	}
 	if err := p.add(ops...); err != nil {
 		return nil, err
