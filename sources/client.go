@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 // Names of osbuild's (sources/org.osbuild.curl).
 const (
 	mtlsSecrets = "org.osbuild.mtls"
+	rhsmSecrets = "org.osbuild.rhsm"
 	envProxy    = "OSBUILD_SOURCES_CURL_PROXY"
 	envCert     = "OSBUILD_SOURCES_CURL_SSL_CLIENT_CERT"
 	envKey      = "OSBUILD_SOURCES_CURL_SSL_CLIENT_KEY"
@@ -27,23 +29,32 @@ const connectTimeout = 15 * time.Second
 
 // clients makes HTTP clients, one for each kind of TLS, and keeps them.
 type clients struct {
-	mu   sync.Mutex
-	made map[clientKind]*http.Client
+	// root is the directory that the host's subscriptions are below, "" for /.
+	root string
+
+	mu            sync.Mutex
+	made          map[clientKind]*http.Client
+	subscriptions *subscriptions
 }
 
-type clientKind struct{ insecure, mtls bool }
+type clientKind struct {
+	insecure bool
+	// secrets names who provides files, or is "".
+	secrets string
+	files   tlsFiles
+}
 
 func (c *clients) get(item *curlItem) (*http.Client, error) {
-	kind := clientKind{insecure: item.Insecure}
-	if item.Secrets != nil {
-		if item.Secrets.Name != mtlsSecrets {
-			return nil, fmt.Errorf("secrets of %q are not supported: use %s with %s and %s in the environment, or osbuild's own org.osbuild.curl through --libdir",
-				item.Secrets.Name, mtlsSecrets, envCert, envKey)
-		}
-		kind.mtls = true
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	kind := clientKind{insecure: item.Insecure}
+	if item.Secrets != nil {
+		kind.secrets = item.Secrets.Name
+		var err error
+		if kind.files, err = c.secrets(kind.secrets, item.URL); err != nil {
+			return nil, fmt.Errorf("secrets of %s: %w", kind.secrets, err)
+		}
+	}
 	if client := c.made[kind]; client != nil {
 		return client, nil
 	}
@@ -58,6 +69,27 @@ func (c *clients) get(item *curlItem) (*http.Client, error) {
 	return client, nil
 }
 
+// secrets returns the files that are provided for the URL.
+func (c *clients) secrets(name, url string) (tlsFiles, error) {
+	switch name {
+	case mtlsSecrets:
+		files := tlsFiles{cert: os.Getenv(envCert), key: os.Getenv(envKey), ca: os.Getenv(envCA)}
+		if files.cert == "" || files.key == "" {
+			return files, fmt.Errorf("set %s and %s to the files of the client's certificate and key", envCert, envKey)
+		}
+		return files, nil
+	case rhsmSecrets:
+		if c.subscriptions == nil {
+			var err error
+			if c.subscriptions, err = readSubscriptions(c.root); err != nil {
+				return tlsFiles{}, err
+			}
+		}
+		return c.subscriptions.files(url)
+	}
+	return tlsFiles{}, fmt.Errorf("nobody is known who provides them: use %s or %s", mtlsSecrets, rhsmSecrets)
+}
+
 func (c *clients) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -68,9 +100,9 @@ func (c *clients) close() {
 
 func newClient(kind clientKind) (*http.Client, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: kind.insecure}
-	if kind.mtls {
-		if err := addMTLS(config); err != nil {
-			return nil, err
+	if kind.secrets != "" {
+		if err := kind.files.addTo(config); err != nil {
+			return nil, fmt.Errorf("secrets of %s: %w", kind.secrets, err)
 		}
 	}
 	proxy := http.ProxyFromEnvironment
@@ -93,7 +125,7 @@ func newClient(kind clientKind) (*http.Client, error) {
 		DisableCompression: true,
 	}
 	client := &http.Client{CheckRedirect: checkRedirect, Transport: transport}
-	if kind.mtls {
+	if kind.secrets != "" {
 		others := transport.Clone()
 		others.TLSClientConfig.Certificates = nil
 		client.Transport = &withCertificate{named: transport, others: others}
@@ -123,25 +155,26 @@ func (c *withCertificate) CloseIdleConnections() {
 	c.others.CloseIdleConnections()
 }
 
-func addMTLS(config *tls.Config) error {
-	cert, key := os.Getenv(envCert), os.Getenv(envKey)
-	if cert == "" || key == "" {
-		return fmt.Errorf("secrets of %s: set %s and %s to the files of the client's certificate and key", mtlsSecrets, envCert, envKey)
+// addTo loads the files.
+func (f tlsFiles) addTo(config *tls.Config) error {
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; let your user read the file, or run as root", err)
 	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("secrets of %s: load %s and %s: %w", mtlsSecrets, envCert, envKey, err)
+		return fmt.Errorf("load the client's certificate %s and its key: %w", f.cert, err)
 	}
 	config.Certificates = []tls.Certificate{pair}
-	if ca := os.Getenv(envCA); ca != "" {
-		data, err := os.ReadFile(ca)
-		if err != nil {
-			return fmt.Errorf("secrets of %s: load %s: %w", mtlsSecrets, envCA, err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(data) {
-			return fmt.Errorf("secrets of %s: %s names %s, which holds no certificate", mtlsSecrets, envCA, ca)
-		}
+	if f.ca == "" {
+		return nil
+	}
+	data, err := os.ReadFile(f.ca)
+	if err != nil {
+		return fmt.Errorf("load the authority's certificate: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(data) {
+		return fmt.Errorf("%s, for the authority's certificate, holds no certificate", f.ca)
 	}
 	return nil
 }

@@ -197,7 +197,7 @@ func TestCurl(t *testing.T) {
 		{name: "large file", item: object{"url": "file://" + dir + "/a%20b", "size": 5}, err: []string{"larger than the 5 bytes"}},
 		{name: "ftp", item: "ftp://localhost/x", err: []string{"only http://HOST/PATH"}},
 		{name: "no url", item: "http://%zz/", err: []string{"is no URL"}},
-		{name: "rhsm", item: object{"url": plain.URL, "secrets": object{"name": "org.osbuild.rhsm"}}, err: []string{`secrets of "org.osbuild.rhsm" are not supported`, envCert}},
+		{name: "unknown secrets", item: object{"url": plain.URL, "secrets": object{"name": "org.osbuild.moon"}}, err: []string{"secrets of org.osbuild.moon", rhsmSecrets, mtlsSecrets}},
 		{name: "mtls without", item: object{"url": plain.URL, "secrets": object{"name": mtlsSecrets}}, err: []string{"set " + envCert + " and " + envKey}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
