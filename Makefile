@@ -8,7 +8,7 @@ SAMPLE  ?= samples/debian-minimal.toml
 
 export CGO_ENABLED = 1
 
-.PHONY: all build program run test lint bench install install-osbuild-alias setup clean
+.PHONY: all build program run test lint bench compare install install-osbuild-alias setup clean
 all: build
 
 setup:
@@ -37,6 +37,13 @@ bench:
 	scripts/setup build run test bench
 	$(MAKE) --no-print-directory program
 	test/bench/run
+
+# OSBUILD is a checkout of osbuild.
+compare:
+	scripts/setup build run test compare
+	$(MAKE) --no-print-directory program
+	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -o build/treediff ./test/osbuild/treediff
+	test/osbuild/compare
 
 install:
 	install -D -m 755 build/ossify $(DESTDIR)$(PREFIX)/bin/ossify
