@@ -95,6 +95,9 @@ type StageFailed struct {
 	Status int
 }
 
+// lastSignal is the highest number of a signal (signal(7), SIGRTMAX).
+const lastSignal = 64
+
 // Error says which stage failed and why, in one line.
 func (e *StageFailed) Error() string {
 	s := e.Result.Stage
@@ -104,7 +107,7 @@ func (e *StageFailed) Error() string {
 		return msg + ": " + e.Result.Error.Value
 	case e.Result.Error != nil && e.Result.Error.Type != "":
 		return msg + ": " + e.Result.Error.Type // Python's "assert" has no value
-	case e.Status > 128 && e.Status <= 128+64:
+	case e.Status > 128 && e.Status <= 128+lastSignal:
 		return fmt.Sprintf("%s: killed by signal %d", msg, e.Status-128)
 	}
 	// A program that cannot be started leaves this to the container.

@@ -32,3 +32,19 @@ func TestCapture(t *testing.T) {
 		t.Errorf("%d bytes are kept of all", total)
 	}
 }
+
+func TestStageFailed(t *testing.T) {
+	stage := &Stage{Name: "org.test.stage", Index: 3, Pipeline: &Pipeline{Name: "os"}}
+	for status, want := range map[int]string{
+		1:   "exit status 1",
+		128: "exit status 128",
+		137: "killed by signal 9",
+		192: "killed by signal 64",
+		255: "exit status 255",
+	} {
+		err := &StageFailed{Result: &StageResult{Stage: stage}, Status: status}
+		if got := err.Error(); !strings.HasSuffix(got, want) {
+			t.Errorf("status %d: %s, want %s", status, got, want)
+		}
+	}
+}
