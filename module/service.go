@@ -198,6 +198,8 @@ type Download struct {
 	// Cache is the directory of this content type; content is published in
 	// it under its checksum by rename, never before it was verified.
 	Cache string `json:"cache"`
+	// Secrets are what --secrets has for this source; may be null.
+	Secrets json.RawMessage `json:"secrets"`
 	// Tmp is a directory on the same filesystem for unverified content; it
 	// survives a broken download, so that the next one can resume.
 	Tmp string `json:"-"`

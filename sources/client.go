@@ -1,8 +1,10 @@
 package sources
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,6 +33,8 @@ const connectTimeout = 15 * time.Second
 type clients struct {
 	// root is the directory that the host's subscriptions are below, "" for /.
 	root string
+	// given are files that the user named for this run, or nil.
+	given *tlsFiles
 
 	mu            sync.Mutex
 	made          map[clientKind]*http.Client
@@ -69,13 +73,36 @@ func (c *clients) get(item *curlItem) (*http.Client, error) {
 	return client, nil
 }
 
+// givenFiles reads what --secrets has for the source, with the words that osbuild
+// had for it when it had that option.
+func givenFiles(secrets json.RawMessage) (*tlsFiles, error) {
+	if len(secrets) == 0 || string(secrets) == "null" {
+		return nil, nil
+	}
+	var given struct {
+		Cert string `json:"sslclientcert"`
+		Key  string `json:"sslclientkey"`
+		CA   string `json:"sslcacert"`
+	}
+	d := json.NewDecoder(bytes.NewReader(secrets))
+	d.DisallowUnknownFields()
+	if d.Decode(&given) != nil || given.Cert == "" || given.Key == "" {
+		// The reason could quote a secret.
+		return nil, errors.New("--secrets: of this source it has the files sslclientcert and sslclientkey, and may have sslcacert")
+	}
+	return &tlsFiles{cert: given.Cert, key: given.Key, ca: given.CA}, nil
+}
+
 // secrets returns the files that are provided for the URL.
 func (c *clients) secrets(name, url string) (tlsFiles, error) {
 	switch name {
 	case mtlsSecrets:
+		if c.given != nil {
+			return *c.given, nil
+		}
 		files := tlsFiles{cert: os.Getenv(envCert), key: os.Getenv(envKey), ca: os.Getenv(envCA)}
 		if files.cert == "" || files.key == "" {
-			return files, fmt.Errorf("set %s and %s to the files of the client's certificate and key", envCert, envKey)
+			return files, fmt.Errorf("set %s and %s to the files of the client's certificate and key, or name them in a file for --secrets", envCert, envKey)
 		}
 		return files, nil
 	case rhsmSecrets:

@@ -66,6 +66,10 @@ func curl(ctx context.Context, s *module.Service, d *module.Download) ([]module.
 		return nil, err
 	}
 	dl := &downloader{Download: d, stall: 30 * time.Second, backoff: 500 * time.Millisecond}
+	var err error
+	if dl.clients.given, err = givenFiles(d.Secrets); err != nil {
+		return nil, err
+	}
 	defer dl.closeIdle()
 	return dl.all(ctx, s.Signal)
 }

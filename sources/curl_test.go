@@ -365,6 +365,35 @@ func TestCurlMTLS(t *testing.T) {
 	}
 }
 
+// TestSecrets has the files of the client from --secrets instead.
+func TestSecrets(t *testing.T) {
+	w := newWeb(t, true)
+	setClientCertificate(t, w.Server)
+	given := map[string]string{"sslclientcert": os.Getenv(envCert), "sslclientkey": os.Getenv(envKey), "sslcacert": os.Getenv(envCA)}
+	for _, name := range []string{envCert, envKey, envCA} {
+		t.Setenv(name, "")
+	}
+	items := map[string]any{sha(content): map[string]any{"url": w.URL + "/ok/", "secrets": map[string]string{"name": mtlsSecrets}}}
+	call := func(source string, secrets any) (reply module.SourceResult, err error) {
+		s := start(t, source)
+		defer s.Close()
+		args := map[string]any{"items": items, "options": map[string]any{}, "cache": t.TempDir(), "output": nil, "checksums": []string{}, "secrets": secrets}
+		err = s.Call("download", args, &reply, nil)
+		return reply, err
+	}
+	if reply, err := call("org.osbuild.curl", given); err != nil || !reply.Success {
+		t.Errorf("%+v, %v", reply, err)
+	}
+	for _, secrets := range []any{map[string]string{"sslclientcert": "/x", "password": "hunter2"}, "hunter2", map[string]string{}} {
+		if _, err := call("org.osbuild.curl", secrets); err == nil || !strings.Contains(err.Error(), "sslclientcert and sslclientkey") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v: %v", secrets, err)
+		}
+	}
+	if _, err := call("org.osbuild.inline", given); err == nil || !strings.Contains(err.Error(), "takes none") {
+		t.Errorf("inline: %v", err)
+	}
+}
+
 // TestCurlProxy asks the proxy of the environment.
 func TestCurlProxy(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

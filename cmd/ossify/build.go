@@ -234,6 +234,9 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if err != nil {
 		return o.reportInvalid(err)
 	}
+	if err := o.early.check(m); err != nil {
+		return err
+	}
 	targets, err := o.targets(m)
 	if err != nil {
 		return err

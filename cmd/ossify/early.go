@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/ossify/ossify/pipeline"
 	"github.com/spf13/cobra"
@@ -36,6 +37,11 @@ func (o *earlyOptions) apply(name string, manifest []byte) ([]byte, error) {
 			return nil, usageError{fmt.Errorf("--secrets %s: must be a JSON object with a member for each source", o.secrets)}
 		}
 	}
+	// What was a source of that name then is now another's.
+	if secrets, ok := o.loaded["org.osbuild.files"]; ok {
+		o.loaded["org.osbuild.curl"] = secrets
+		delete(o.loaded, "org.osbuild.files")
+	}
 	if o.sources == "" && o.buildEnv == "" {
 		return manifest, nil
 	}
@@ -56,6 +62,16 @@ func (o *earlyOptions) apply(name string, manifest []byte) ([]byte, error) {
 		return nil, usageError{fmt.Errorf("%s: %w", name, err)}
 	}
 	return manifest, nil
+}
+
+// check refuses secrets that nobody would ask for.
+func (o *earlyOptions) check(m *pipeline.Manifest) error {
+	for name := range o.loaded {
+		if !slices.ContainsFunc(m.Sources, func(s *pipeline.Source) bool { return s.Name == name }) {
+			return usageError{fmt.Errorf("--secrets %s: %s has no source %q", o.secrets, m.Name, name)}
+		}
+	}
+	return nil
 }
 
 func readOption(flag, path string) ([]byte, error) {
