@@ -65,6 +65,7 @@ func (l *loader) source2(name string, desc *pyjson.Object) {
 	path := []any{"sources", name}
 	m := l.checkModule("Source", name, "2", desc, path, path)
 	if m == nil {
+		l.sourceless = true
 		return
 	}
 	s := &Source{Name: name, Module: m, Items: map[string]json.RawMessage{}, Options: raw(desc.Get("options")), items: raw(desc.Get("items"))}
@@ -231,7 +232,7 @@ func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, path []any) 
 			}
 			in.Pipelines = append(in.Pipelines, p)
 			id = p.ID()
-		} else if !l.hasItem(ref) {
+		} else if !l.sourceless && !l.hasItem(ref) {
 			l.fail(append(path, "references"), "%q is in none of the manifest's sources", ref)
 		}
 		resolved.Set(id, orEmpty(refs.Get(ref)))

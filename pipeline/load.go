@@ -87,6 +87,9 @@ type loader struct {
 	m    *Manifest
 	root *pyjson.Object
 	host *Runner
+	// sourceless says that there is no module for one of the sources, so that
+	// its items are not known.
+	sourceless bool
 }
 
 // hostRunner is the runner of pipelines without a build pipeline.

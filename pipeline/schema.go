@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
@@ -350,10 +352,25 @@ func (c *checker) module(class, name string, path, as []any) *Module {
 	}
 	f := Fault{Path: path, Message: err.Error(), told: &verdict{as, fmt.Sprintf("could not find schema information for '%s'", name)}}
 	if errors.Is(err, fs.ErrNotExist) {
-		f.Message = fmt.Sprintf("unknown %s %q%s", strings.ToLower(class), name, didYouMean(name, c.ix.Names(class)))
+		f.Message = fmt.Sprintf("unknown %s %q%s", strings.ToLower(class), name, c.elsewhere(class, name))
 	}
 	c.add(f)
 	return nil
+}
+
+// osbuildLibdir is where distributions install osbuild's modules.
+const osbuildLibdir = "/usr/lib/osbuild"
+
+// elsewhere says where a module may be that no libdir has.
+func (c *checker) elsewhere(class, name string) string {
+	near := didYouMean(name, c.ix.Names(class))
+	if !strings.HasPrefix(name, "org.osbuild.") || strings.Contains(name, "/") {
+		return near
+	}
+	if _, err := os.Stat(filepath.Join(osbuildLibdir, folders[class], name)); err == nil {
+		return "; osbuild's own is installed here: add --libdir " + osbuildLibdir
+	}
+	return near + " (if it is one of osbuild's, install osbuild and add --libdir " + osbuildLibdir + ")"
 }
 
 // checkModule checks a module's use in the manifest. as is path but for mounts
