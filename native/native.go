@@ -1,14 +1,13 @@
 // Package native is this program as its own modules: the table of all families,
 // the libdir made of them, and the way into them.
 //
-// A module starts in this package's initialisation, not in main: the engine's
-// packages take 10 ms to initialise (the schema compiler alone 9), and a build
-// starts two processes of this program for every stage. Go initialises packages
-// in the order of their import paths as far as dependencies allow (language
-// specification, "Program initialization"), so this one, which needs none of the
-// engine's, comes first. Sources start in main: they need net/http, which comes
-// late, and a build starts each of them once. TestStartsBeforeTheEngine watches
-// over that.
+// A module starts in this package's initialisation, not in main: a build starts
+// two processes of this program for every stage, and what only the engine needs
+// would be initialised in each of them. Go initialises packages in the order of
+// their import paths as far as dependencies allow (language specification,
+// "Program initialization"), so this one, which needs none of the engine's, comes
+// first. Sources start in main: they need net/http, which comes late, and a build
+// starts each of them once. TestStartsBeforeTheEngine watches over that.
 package native
 
 import (

@@ -3,25 +3,27 @@ package pipeline
 import (
 	"bytes"
 	"encoding/json"
+
+	"github.com/ossify/ossify/pyjson"
 )
 
-// Describe writes the manifest with all ids, as osbuild --inspect does
-// (osbuild/formats, describe with ids).
-func Describe(m *Manifest) ([]byte, error) {
+// Describe writes the manifest with all ids, as osbuild --inspect does, to the
+// byte (osbuild/formats, describe with ids).
+func Describe(m *Manifest) []byte {
 	if m.Version == "1" {
-		return json.Marshal(describe1(m))
+		return pyjson.Dumps(describe1(m), false)
 	}
-	return json.Marshal(describe2(m))
+	return pyjson.Dumps(describe2(m), false)
 }
 
-// present says whether a JSON value is worth describing: neither absent nor
-// empty.
-func present(v json.RawMessage) bool {
-	v = bytes.TrimSpace(v)
-	return len(v) > 0 && !bytes.Equal(v, []byte("{}")) && !bytes.Equal(v, []byte("null"))
+// setPresent sets a member unless its value is absent or empty.
+func setPresent(o *pyjson.Object, key string, v json.RawMessage) {
+	if v = bytes.TrimSpace(v); len(v) > 0 && !bytes.Equal(v, []byte("{}")) && !bytes.Equal(v, []byte("null")) {
+		o.Set(key, v)
+	}
 }
 
-func describe2(m *Manifest) map[string]any {
+func describe2(m *Manifest) *pyjson.Object {
 	runners := map[string]string{} // by id: pipelines with the same tree share it
 	for _, p := range m.Pipelines {
 		if p.Build != nil {
@@ -30,128 +32,126 @@ func describe2(m *Manifest) map[string]any {
 	}
 	pipelines := []any{}
 	for _, p := range m.Pipelines {
-		d := map[string]any{"name": p.Name}
+		d := pyjson.NewObject("name", p.Name)
 		if p.Build != nil {
-			d["build"] = p.Build.ID()
+			d.Set("build", p.Build.ID())
 		}
 		if r, ok := runners[p.ID()]; ok {
-			d["runner"] = r
+			d.Set("runner", r)
 		}
 		var stages []any
 		for _, s := range p.Stages {
 			stages = append(stages, describeStage2(s))
 		}
 		if stages != nil {
-			d["stages"] = stages
+			d.Set("stages", stages)
 		}
 		pipelines = append(pipelines, d)
 	}
-	out := map[string]any{"version": m.Version, "pipelines": pipelines}
-	if present(m.Metadata) {
-		out["metadata"] = m.Metadata
-	}
+	out := pyjson.NewObject("version", m.Version, "pipelines", pipelines)
+	setPresent(out, "metadata", m.Metadata)
 	if len(m.Sources) > 0 {
-		sources := map[string]any{}
+		sources := pyjson.NewObject()
 		for _, s := range m.Sources {
-			sources[s.Name] = map[string]any{"items": s.items}
+			sources.Set(s.Name, pyjson.NewObject("items", s.items))
 		}
-		out["sources"] = sources
+		out.Set("sources", sources)
 	}
 	return out
 }
 
-func describeStage2(s *Stage) map[string]any {
-	d := map[string]any{"type": s.Name, "id": s.ID}
-	if present(s.Options) {
-		d["options"] = s.Options
-	}
+func describeStage2(s *Stage) *pyjson.Object {
+	d := pyjson.NewObject("type", s.Name, "id", s.ID)
+	setPresent(d, "options", s.Options)
 	if len(s.Devices) > 0 {
-		devices := map[string]any{}
+		devices := pyjson.NewObject()
 		for _, dev := range s.Devices {
-			e := map[string]any{"type": dev.Module.Name}
-			if present(dev.Options) {
-				e["options"] = dev.Options
-			}
-			devices[dev.Name] = e
+			e := pyjson.NewObject("type", dev.Module.Name)
+			setPresent(e, "options", dev.Options)
+			devices.Set(dev.Name, e)
 		}
-		d["devices"] = devices
+		d.Set("devices", devices)
 	}
 	if len(s.Mounts) > 0 {
 		var mounts []any
 		for _, mnt := range s.Mounts {
-			var target any
-			if !mnt.noTarget {
-				target = mnt.Target
-			}
-			e := map[string]any{"name": mnt.Name, "type": mnt.Module.Name, "target": target}
-			if mnt.Device != nil {
-				e["source"] = mnt.Device.Name
-			}
-			if present(mnt.Options) {
-				e["options"] = mnt.Options
-			}
-			if mnt.Partition != nil && !isZero(*mnt.Partition) {
-				e["partition"] = *mnt.Partition
-			}
-			mounts = append(mounts, e)
+			mounts = append(mounts, describeMount(mnt))
 		}
-		d["mounts"] = mounts
+		d.Set("mounts", mounts)
 	}
 	if len(s.Inputs) > 0 {
-		inputs := map[string]any{}
+		inputs := pyjson.NewObject()
 		for _, in := range s.Inputs {
-			e := map[string]any{"type": in.Module.Name, "origin": in.Origin}
-			if present(in.Options) {
-				e["options"] = in.Options
-			}
+			e := pyjson.NewObject("type", in.Module.Name, "origin", in.Origin)
+			setPresent(e, "options", in.Options)
 			if len(in.Refs) > 0 {
-				e["references"] = in.Refs
+				refs := pyjson.NewObject()
+				for _, ref := range in.order {
+					refs.Set(ref, in.Refs[ref])
+				}
+				e.Set("references", refs)
 			}
-			inputs[in.Name] = e
+			inputs.Set(in.Name, e)
 		}
-		d["inputs"] = inputs
+		d.Set("inputs", inputs)
 	}
 	return d
 }
 
-func describe1(m *Manifest) map[string]any {
-	stage := func(s *Stage) map[string]any {
-		d := map[string]any{"name": s.Name, "id": s.ID}
-		if present(s.Options) {
-			d["options"] = s.Options
-		}
-		return d
+func describeMount(mnt *Mount) *pyjson.Object {
+	var target any
+	if !mnt.noTarget {
+		target = mnt.Target
 	}
-	var pipeline func(p *Pipeline) map[string]any
-	pipeline = func(p *Pipeline) map[string]any {
-		d := map[string]any{}
-		if p.Build != nil {
-			d["build"] = map[string]any{"pipeline": pipeline(p.Build), "runner": p.Runner.Name}
-		}
-		var stages []any
-		for _, s := range p.Stages {
-			stages = append(stages, stage(s))
-		}
-		if stages != nil {
-			d["stages"] = stages
-		}
-		return d
+	e := pyjson.NewObject("name", mnt.Name, "type", mnt.Module.Name, "target", target)
+	if mnt.Device != nil {
+		e.Set("source", mnt.Device.Name)
 	}
-	tree := pipeline(m.Pipeline(treePipeline))
+	setPresent(e, "options", mnt.Options)
+	if mnt.Partition != nil && !isZero(*mnt.Partition) {
+		e.Set("partition", *mnt.Partition)
+	}
+	return e
+}
+
+func describe1(m *Manifest) *pyjson.Object {
+	tree := describePipeline1(m.Pipeline(treePipeline))
 	if asm := m.Pipeline(assemblerPipeline); asm != nil {
-		tree["assembler"] = stage(asm.Stages[0])
+		tree.Set("assembler", describeStage1(asm.Stages[0]))
 	}
-	out := map[string]any{"pipeline": tree}
+	out := pyjson.NewObject("pipeline", tree)
 	if len(m.Sources) > 0 {
-		sources := map[string]any{}
+		sources := pyjson.NewObject()
 		for _, s := range m.Sources {
 			name := s.Name
 			if name == "org.osbuild.curl" {
 				name = "org.osbuild.files"
 			}
-			sources[name] = s.Options
+			sources.Set(name, s.Options)
 		}
-		out["sources"] = sources
+		out.Set("sources", sources)
 	}
 	return out
+}
+
+func describePipeline1(p *Pipeline) *pyjson.Object {
+	d := pyjson.NewObject()
+	if p.Build != nil {
+		d.Set("build", pyjson.NewObject("pipeline", describePipeline1(p.Build), "runner", p.Runner.Name))
+	}
+	var stages []any
+	for _, s := range p.Stages {
+		stages = append(stages, describeStage1(s))
+	}
+	if stages != nil {
+		d.Set("stages", stages)
+	}
+	return d
+}
+
+func describeStage1(s *Stage) *pyjson.Object {
+	d := pyjson.NewObject("name", s.Name)
+	setPresent(d, "options", s.Options)
+	d.Set("id", s.ID)
+	return d
 }

@@ -50,6 +50,8 @@ func pathString(path []any) string {
 			b.WriteString(pyjson.Member(step))
 		case int:
 			fmt.Fprintf(&b, "[%d]", step)
+		default: // what should be a name, and is not
+			fmt.Fprintf(&b, "[%s]", pyRepr(step))
 		}
 	}
 	return b.String()
@@ -57,47 +59,50 @@ func pathString(path []any) string {
 
 // Error lists the faults, one a line.
 func (e *ValidationError) Error() string {
-	var b strings.Builder
-	for i, f := range e.Faults {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		b.WriteString(e.Name)
+	var lines []string
+	said := map[string]bool{}
+	for _, f := range e.Faults {
+		line := e.Name
 		if f.Line > 0 {
-			fmt.Fprintf(&b, ":%d", f.Line)
+			line += fmt.Sprintf(":%d", f.Line)
 		}
 		if len(f.Path) > 0 {
-			b.WriteString(": " + f.ID())
+			line += ": " + f.ID()
 		}
-		b.WriteString(": " + f.Message)
+		line += ": " + f.Message
+		if !said[line] {
+			said[line] = true
+			lines = append(lines, line)
+		}
 	}
-	return b.String()
+	return strings.Join(lines, "\n")
 }
 
-// MarshalJSON writes the faults in osbuild's form and words, each once, sorted
-// by place (osbuild/meta.py, ValidationResult.as_dict).
-func (e *ValidationError) MarshalJSON() ([]byte, error) {
-	type entry struct {
-		Message string `json:"message"`
-		Path    []any  `json:"path"`
-		id      string
-	}
-	entries := []entry{}
+// JSON writes the faults in osbuild's form and words, each once, sorted by place
+// (osbuild/meta.py, ValidationResult.as_dict).
+func (e *ValidationError) JSON() []byte {
+	type entry struct{ id, message, text string }
+	var entries []entry
 	for _, f := range e.Faults {
 		told := verdict{f.Path, f.Message}
 		if f.told != nil {
 			told = *f.told
 		}
-		entries = append(entries, entry{told.message, append([]any{}, told.path...), pathString(told.path)})
+		text := pyjson.NewObject("message", told.message, "path", told.path)
+		entries = append(entries, entry{pathString(told.path), told.message, string(pyjson.Dumps(text, false))})
 	}
 	slices.SortStableFunc(entries, func(a, b entry) int {
-		return cmp.Or(strings.Compare(a.id, b.id), strings.Compare(a.Message, b.Message))
+		return cmp.Or(strings.Compare(a.id, b.id), strings.Compare(a.message, b.message))
 	})
-	entries = slices.CompactFunc(entries, func(a, b entry) bool { return a.id == b.id && a.Message == b.Message })
-	return json.Marshal(map[string]any{
-		"type":    "https://osbuild.org/validation-error",
-		"title":   "JSON Schema validation failed",
-		"success": false,
-		"errors":  entries,
-	})
+	entries = slices.CompactFunc(entries, func(a, b entry) bool { return a.id == b.id && a.message == b.message })
+	errors := []any{}
+	for _, e := range entries {
+		errors = append(errors, json.RawMessage(e.text))
+	}
+	return pyjson.Dumps(pyjson.NewObject(
+		"type", "https://osbuild.org/validation-error",
+		"title", "JSON Schema validation failed",
+		"success", false,
+		"errors", errors,
+	), false)
 }

@@ -2,8 +2,6 @@ package pipeline
 
 import (
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"strings"
 
 	"github.com/ossify/ossify/pyjson"
@@ -20,7 +18,7 @@ const (
 // is "tree", nested builds are "build", "build-build", ..., and the assembler
 // becomes a pipeline whose one stage has the tree as its input.
 func (l *loader) format1() error {
-	if ok, err := l.checkManifest(); !ok || err != nil {
+	if err := l.validate1(); err != nil || len(l.faults) > 0 {
 		return err
 	}
 	sources := obj(l.root, "sources")
@@ -29,40 +27,48 @@ func (l *loader) format1() error {
 	}
 	desc := obj(l.root, "pipeline")
 	tree, err := l.pipeline1(desc, []any{"pipeline"}, 0)
-	if err != nil || tree == nil {
+	if err != nil {
 		return err
 	}
-	if asm, ok := desc.Get("assembler").(*pyjson.Object); ok {
+	if asm := obj(desc, "assembler"); len(asm.Keys) > 0 {
 		l.assembler1(tree, asm, []any{"pipeline", "assembler"})
 	}
 	return nil
 }
 
+// sourceModule1 is the module of a source of format 1.
+func sourceModule1(name string) string {
+	if name == "org.osbuild.files" {
+		return "org.osbuild.curl"
+	}
+	return name
+}
+
+// itemsKey1 is where sources of format 1 have their items.
+var itemsKey1 = map[string]string{
+	"org.osbuild.curl": "urls", "org.osbuild.ostree": "commits", "org.osbuild.librepo": "items",
+}
+
 func (l *loader) source1(name string, desc *pyjson.Object) {
 	path := []any{"sources", name}
-	module, items := name, "items"
-	switch name {
-	case "org.osbuild.files", "org.osbuild.curl":
-		module, items = "org.osbuild.curl", "urls"
-	case "org.osbuild.ostree":
-		items = "commits"
-	case "org.osbuild.librepo":
-	default:
+	module := sourceModule1(name)
+	key, ok := itemsKey1[module]
+	if !ok {
 		l.fail(path, "manifests of version 1 have no source %q; known: org.osbuild.curl, org.osbuild.files, org.osbuild.librepo, org.osbuild.ostree", name)
 		return
 	}
-	m := l.checkModule("Source", module, "1", desc, path, []any{"sources", module})
+	m := l.module("Source", module, path, path)
 	if m == nil {
 		return
 	}
-	if _, ok := desc.Get(items).(*pyjson.Object); !ok {
-		l.fail(path, "%q is missing", items)
+	items, ok := desc.Get(key).(*pyjson.Object)
+	if !ok {
+		l.fail(path, "%q is missing", key)
 		return
 	}
-	s := &Source{Name: module, Module: m, Items: map[string]json.RawMessage{}, Options: raw(desc), items: raw(desc.Get(items))}
-	content := obj(desc, items)
-	for _, k := range content.Keys {
-		s.Items[k] = raw(content.Get(k))
+	s := &Source{Name: module, Module: m, Items: map[string]json.RawMessage{}, Options: raw(desc), items: raw(items)}
+	for _, k := range items.Keys {
+		s.Items[k] = raw(items.Get(k))
 	}
 	l.m.Sources = append(l.m.Sources, s)
 }
@@ -73,20 +79,13 @@ func (l *loader) pipeline1(desc *pyjson.Object, path []any, depth int) (*Pipelin
 	if err != nil {
 		return nil, err
 	}
-	if b, ok := desc.Get("build").(*pyjson.Object); ok && len(b.Keys) > 0 {
+	if b := obj(desc, "build"); len(b.Keys) > 0 {
 		if inner := obj(b, "pipeline"); len(inner.Keys) > 0 {
-			// A build's assembler is checked, but nobody would use what it makes.
-			if asm, ok := inner.Get("assembler").(*pyjson.Object); ok && len(asm.Keys) > 0 {
-				at := append(append([]any(nil), path...), "build", "pipeline", "assembler")
-				l.checkModule("Assembler", str(asm, "name"), "1", asm, at, at)
-			}
-			if build, err = l.pipeline1(inner, append(append([]any(nil), path...), "build", "pipeline"), depth+1); err != nil {
+			if build, err = l.pipeline1(inner, below(path, "build", "pipeline"), depth+1); err != nil {
 				return nil, err
 			}
 		}
-		if runner, err = l.ix.Runner(str(b, "runner")); errors.Is(err, fs.ErrNotExist) {
-			l.fail(append(append([]any(nil), path...), "build", "runner"), "%v", err)
-		} else if err != nil {
+		if runner, err = l.runner(str(b, "runner"), below(path, "build", "runner")); err != nil {
 			return nil, err
 		}
 	}
@@ -101,13 +100,13 @@ func (l *loader) pipeline1(desc *pyjson.Object, path []any, depth int) (*Pipelin
 	}
 	p.Runner = runner
 	for i, v := range list(desc, "stages") {
-		l.stage1(p, v.(*pyjson.Object), append(append([]any(nil), path...), "stages", i))
+		l.stage1(p, v.(*pyjson.Object), below(path, "stages", i))
 	}
 	return p, nil
 }
 
 func (l *loader) stage1(p *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Stage", str(desc, "name"), "1", desc, path, path)
+	m := l.module("Stage", str(desc, "name"), path, path)
 	if m == nil {
 		return
 	}
@@ -124,36 +123,42 @@ func (l *loader) stage1(p *Pipeline, desc *pyjson.Object, path []any) {
 // rpmInput1 makes the stage's list of packages an input, which format 1 does
 // not have.
 func (l *loader) rpmInput1(s *Stage, options *pyjson.Object, path []any) {
+	packages, ok := options.Get("packages").([]any)
+	if !ok {
+		l.fail(below(path, "options"), "%q is missing", "packages")
+		return
+	}
 	refs := pyjson.NewObject()
-	for _, v := range list(options, "packages") {
-		switch v := v.(type) {
-		case string:
-			refs.Set(v, nil)
-		case *pyjson.Object:
-			var opts any
-			if gpg := v.Get("check_gpg"); truthy(gpg) {
-				meta, member := pyjson.NewObject(), pyjson.NewObject()
-				member.Set("rpm.check_gpg", gpg)
-				meta.Set("metadata", member)
-				opts = meta
+	for i, v := range packages {
+		var opts any
+		if pkg, ok := v.(*pyjson.Object); ok {
+			if gpg := pkg.Get("check_gpg"); truthy(gpg) {
+				opts = pyjson.NewObject("metadata", pyjson.NewObject("rpm.check_gpg", gpg))
 			}
-			refs.Set(str(v, "checksum"), opts)
+			v = pkg.Get("checksum")
 		}
+		checksum, ok := v.(string)
+		if !ok {
+			l.fail(below(path, "options", "packages", i), "must be a checksum, or an object that has one")
+			continue
+		}
+		refs.Set(checksum, opts)
 	}
 	l.addInput1(s, "packages", "org.osbuild.files", originSource, refs, path)
 }
 
 // ostreeInput1 makes the commit of the stage an input.
 func (l *loader) ostreeInput1(s *Stage, options *pyjson.Object, path []any) {
-	var opts any
-	if ref := str(options, "ref"); ref != "" {
-		named := pyjson.NewObject()
-		named.Set("ref", ref)
-		opts = named
+	commit, ok := options.Get("commit").(string)
+	if !ok {
+		l.fail(below(path, "options"), "%q is missing", "commit")
+		return
 	}
-	refs := pyjson.NewObject()
-	refs.Set(str(options, "commit"), opts)
-	l.addInput1(s, "commits", "org.osbuild.ostree", originSource, refs, path)
+	var opts any
+	if ref := options.Get("ref"); truthy(ref) {
+		opts = pyjson.NewObject("ref", ref)
+	}
+	l.addInput1(s, "commits", "org.osbuild.ostree", originSource, pyjson.NewObject(commit, opts), path)
 }
 
 func (l *loader) addInput1(s *Stage, name, module, origin string, refs *pyjson.Object, path []any) *Input {
@@ -161,37 +166,28 @@ func (l *loader) addInput1(s *Stage, name, module, origin string, refs *pyjson.O
 	if m == nil {
 		return nil
 	}
-	in := &Input{Name: name, Module: m, Origin: origin, Refs: map[string]json.RawMessage{}, Options: raw(nil)}
-	resolved := pyjson.NewObject()
-	for _, ref := range refs.Keys {
-		if origin == originSource && !l.hasItem(ref) {
-			l.fail(path, "%q is in none of the manifest's sources", ref)
-		}
-		resolved.Set(ref, orEmpty(refs.Get(ref)))
-		in.order = append(in.order, ref)
-		in.Refs[ref] = raw(refs.Get(ref))
-	}
-	in.id = hash(m.Name, origin, resolved, pyjson.NewObject())
+	in := &Input{Name: name, Module: m, Origin: origin}
 	s.Inputs = append(s.Inputs, in)
+	in.refer(refs, nil)
+	for _, ref := range refs.Keys {
+		if origin == originSource && !l.sourceless && !l.hasItem(ref) {
+			l.flaw(s, path, "%q is in none of the manifest's sources", ref)
+		}
+	}
 	return in
 }
 
 func (l *loader) assembler1(tree *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Assembler", str(desc, "name"), "1", desc, path, path)
+	m := l.module("Assembler", str(desc, "name"), path, path)
 	if m == nil {
-		return
-	}
-	if len(tree.Stages) == 0 {
-		l.fail(path, "there is no tree to assemble: the pipeline has no stages")
 		return
 	}
 	p := l.addPipeline(assemblerPipeline, path)
 	p.Build, p.buildID, p.Runner = tree.Build, tree.buildID, tree.Runner
 	s := l.addStage(p, m, desc.Get("options"))
-	refs := pyjson.NewObject()
-	refs.Set(tree.ID(), nil)
+	refs := pyjson.NewObject(treeRef(tree), nil)
 	if in := l.addInput1(s, "tree", "org.osbuild.tree", originPipeline, refs, path); in != nil {
-		in.Pipelines = []*Pipeline{tree}
+		l.useTree(s, in, tree, path)
 	}
 	seal(s, desc.Get("options"))
 }

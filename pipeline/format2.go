@@ -2,8 +2,9 @@ package pipeline
 
 import (
 	"encoding/json"
-	"errors"
-	"io/fs"
+	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ossify/ossify/pyjson"
@@ -13,7 +14,7 @@ const refName = "name:"
 
 // format2 loads a manifest of format 2 (osbuild/formats/v2.py).
 func (l *loader) format2() error {
-	if ok, err := l.checkManifest(); !ok || err != nil {
+	if err := l.validate2(); err != nil || len(l.faults) > 0 {
 		return err
 	}
 	if meta, ok := l.root.Get("metadata").(*pyjson.Object); ok && len(meta.Keys) > 0 {
@@ -53,7 +54,11 @@ func (l *loader) pairRunners() error {
 			p.Build = l.m.byID(*p.buildID)
 		}
 		if p.Build == nil {
-			l.fail([]any{"pipelines", i, "build"}, "unknown build pipeline %q%s; a build pipeline is written as name: and its name", *p.buildID, didYouMean(*p.buildID, l.names()))
+			msg := fmt.Sprintf("no pipeline has the id %q", *p.buildID)
+			if l.m.named(*p.buildID) != nil {
+				msg += fmt.Sprintf("; did you mean %q?", refName+*p.buildID)
+			}
+			l.fail([]any{"pipelines", i, "build"}, "%s", msg)
 			continue
 		}
 		p.Runner = runners[*p.buildID]
@@ -63,7 +68,7 @@ func (l *loader) pairRunners() error {
 
 func (l *loader) source2(name string, desc *pyjson.Object) {
 	path := []any{"sources", name}
-	m := l.checkModule("Source", name, "2", desc, path, path)
+	m := l.module("Source", name, path, path)
 	if m == nil {
 		l.sourceless = true
 		return
@@ -80,7 +85,7 @@ func (l *loader) source2(name string, desc *pyjson.Object) {
 func (l *loader) pipeline2(desc *pyjson.Object, path []any) error {
 	name, ok := desc.Get("name").(string)
 	if !ok {
-		l.fail(path, "the pipeline has no name")
+		l.fail(path, "the pipeline has no name, which is a string")
 		return nil
 	}
 	var build *Pipeline
@@ -88,7 +93,7 @@ func (l *loader) pipeline2(desc *pyjson.Object, path []any) error {
 	ref, hasBuild := desc.Get("build").(string)
 	if target, named := strings.CutPrefix(ref, refName); named {
 		if build = l.m.named(target); build == nil {
-			l.fail(append(path, "build"), "unknown build pipeline %q%s; a build pipeline stands before its users", ref, didYouMean(target, l.names()))
+			l.fail(below(path, "build"), "unknown build pipeline %q%s; a build pipeline stands before its users", ref, didYouMean(target, l.names()))
 		} else if id := build.ID(); id != "" {
 			buildID = &id
 		} else {
@@ -102,26 +107,24 @@ func (l *loader) pipeline2(desc *pyjson.Object, path []any) error {
 		return nil
 	}
 	p.Build, p.buildID = build, buildID
-	if v, ok := desc.Values["source-epoch"]; ok && v != nil {
-		epoch, ok := integer(v)
-		if !ok {
-			l.fail(append(path, "source-epoch"), "must be a number of seconds")
+	if v := desc.Get("source-epoch"); v != nil {
+		epoch, err := strconv.ParseInt(string(v.(json.Number)), 10, 64)
+		if err != nil {
+			l.fail(below(path, "source-epoch"), "%s is no time in seconds", jsonText(v))
 		}
 		p.SourceEpoch = &epoch
 	}
 	var err error
 	if runner := str(desc, "runner"); runner != "" {
-		p.Runner, err = l.ix.Runner(runner)
+		p.Runner, err = l.runner(runner, below(path, "runner"))
 	} else {
 		p.Runner, err = l.hostRunner()
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		l.fail(append(path, "runner"), "%v; known runners: %s", err, strings.Join(l.ix.Names("Runner"), ", "))
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
 	for i, v := range list(desc, "stages") {
-		l.stage2(p, v.(*pyjson.Object), append(append([]any(nil), path...), "stages", i))
+		l.stage2(p, v.(*pyjson.Object), below(path, "stages", i))
 	}
 	return nil
 }
@@ -135,24 +138,29 @@ func (l *loader) names() []string {
 }
 
 func (l *loader) stage2(p *Pipeline, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Stage", str(desc, "type"), "2", desc, path, path)
+	m := l.module("Stage", str(desc, "type"), path, path)
 	if m == nil {
-		m = &Module{Class: "Stage", Name: str(desc, "type")}
+		return
 	}
 	s := l.addStage(p, m, desc.Get("options"))
 	devices := obj(desc, "devices")
-	for _, name := range sortDevices(devices) {
-		l.device2(s, name, obj(devices, name), append(append([]any(nil), path...), "devices", name))
+	order := sortDevices(devices)
+	for _, name := range order {
+		l.device2(s, name, obj(devices, name), below(path, "devices", name))
 	}
-	if len(s.Devices) < len(devices.Keys) {
-		l.fail(append(path, "devices"), "parents of devices are missing or form a circle")
+	for _, name := range devices.Keys {
+		if parent := str(obj(devices, name), "parent"); parent != "" && !devices.Has(parent) {
+			l.fail(below(path, "devices", name, "parent"), "unknown device %q%s", parent, didYouMean(parent, devices.Keys))
+		} else if !slices.Contains(order, name) {
+			l.fail(below(path, "devices", name, "parent"), "the device %q is below itself, or below a device that is", name)
+		}
 	}
 	inputs := obj(desc, "inputs")
 	for _, name := range inputs.Keys {
-		l.input2(s, name, obj(inputs, name), append(append([]any(nil), path...), "inputs", name))
+		l.input2(s, name, obj(inputs, name), desc.Get("options"), below(path, "inputs", name))
 	}
 	for i, v := range list(desc, "mounts") {
-		l.mount2(s, v.(*pyjson.Object), append(append([]any(nil), path...), "mounts", i))
+		l.mount2(s, v.(*pyjson.Object), below(path, "mounts", i))
 	}
 	seal(s, desc.Get("options"))
 }
@@ -176,9 +184,9 @@ func sortDevices(devices *pyjson.Object) []string {
 }
 
 func (l *loader) device2(s *Stage, name string, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Device", str(desc, "type"), "2", desc, path, path)
+	m := l.module("Device", str(desc, "type"), path, path)
 	if m == nil {
-		m = &Module{Class: "Device", Name: str(desc, "type")}
+		return
 	}
 	d := &Device{Name: name, Module: m, Options: raw(desc.Get("options"))}
 	parts := []any{m.Name}
@@ -194,16 +202,35 @@ func (l *loader) device2(s *Stage, name string, desc *pyjson.Object, path []any)
 	s.Devices = append(s.Devices, d)
 }
 
-func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, path []any) {
-	m := l.checkModule("Input", str(desc, "type"), "2", desc, path, path)
+func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, stageOptions any, path []any) {
+	m := l.module("Input", str(desc, "type"), path, path)
 	if m == nil {
 		return
 	}
-	in := &Input{Name: name, Module: m, Origin: str(desc, "origin"), Refs: map[string]json.RawMessage{}, Options: raw(desc.Get("options"))}
+	in := &Input{Name: name, Module: m, Origin: str(desc, "origin")}
+	s.Inputs = append(s.Inputs, in)
+	in.refer(pyjson.NewObject(), desc.Get("options"))
+	refs := references(desc.Get("references"))
+	if in.Origin == originPipeline {
+		seal(s, stageOptions) // the pipeline may refer to itself, as it is by now
+		refs = l.trees(s, in, refs, below(path, "references"))
+	} else {
+		for _, ref := range refs.Keys {
+			if !l.sourceless && !l.hasItem(ref) {
+				l.fail(below(path, "references"), "%q is in none of the manifest's sources", ref)
+			}
+		}
+	}
+	in.refer(refs, desc.Get("options"))
+}
+
+// references are what an input refers to, with their options, of any form that
+// the manifest's schema allows.
+func references(v any) *pyjson.Object {
 	refs := pyjson.NewObject()
-	switch v := desc.Get("references").(type) {
+	switch v := v.(type) {
 	case *pyjson.Object:
-		refs = v
+		return v
 	case []any:
 		for _, item := range v {
 			switch item := item.(type) {
@@ -214,35 +241,26 @@ func (l *loader) input2(s *Stage, name string, desc *pyjson.Object, path []any) 
 			}
 		}
 	}
-	resolved := pyjson.NewObject()
+	return refs
+}
+
+// trees turns references to pipelines by name into their ids.
+func (l *loader) trees(s *Stage, in *Input, refs *pyjson.Object, path []any) *pyjson.Object {
+	ids := pyjson.NewObject()
 	for _, ref := range refs.Keys {
-		id := ref
-		if in.Origin == originPipeline {
-			if !strings.HasPrefix(ref, refName) {
-				continue // osbuild leaves them out, too
-			}
-			p := l.m.named(ref[len(refName):])
-			if p == nil || p == s.Pipeline {
-				l.fail(append(path, "references"), "unknown pipeline %q%s; an input's pipeline stands before its users", ref, didYouMean(ref[len(refName):], l.names()))
-				continue
-			}
-			if len(p.Stages) == 0 {
-				l.fail(append(path, "references"), "pipeline %q has no stages and so no tree", p.Name)
-				continue
-			}
-			in.Pipelines = append(in.Pipelines, p)
-			id = p.ID()
-		} else if !l.sourceless && !l.hasItem(ref) {
-			l.fail(append(path, "references"), "%q is in none of the manifest's sources", ref)
+		name, named := strings.CutPrefix(ref, refName)
+		if !named {
+			continue // osbuild leaves them out, too
 		}
-		resolved.Set(id, orEmpty(refs.Get(ref)))
+		p := l.m.named(name)
+		if p == nil {
+			l.fail(path, "unknown pipeline %q%s; an input's pipeline stands before its users", ref, didYouMean(name, l.names()))
+			continue
+		}
+		l.useTree(s, in, p, path)
+		ids.Set(treeRef(p), refs.Get(ref))
 	}
-	for _, id := range resolved.Keys {
-		in.order = append(in.order, id)
-		in.Refs[id] = raw(resolved.Get(id))
-	}
-	in.id = hash(m.Name, in.Origin, resolved, orEmpty(desc.Get("options")))
-	s.Inputs = append(s.Inputs, in)
+	return ids
 }
 
 func (l *loader) hasItem(ref string) bool {
@@ -255,17 +273,15 @@ func (l *loader) hasItem(ref string) bool {
 }
 
 func (l *loader) mount2(s *Stage, desc *pyjson.Object, path []any) {
-	// osbuild calls a mount by its name, not by its place in the list.
-	as := append(append([]any(nil), path[:len(path)-1]...), str(desc, "name"))
-	m := l.checkModule("Mount", str(desc, "type"), "2", desc, path, as)
+	m := l.module("Mount", str(desc, "type"), path, path)
 	if m == nil {
-		m = &Module{Class: "Mount", Name: str(desc, "type")}
+		return
 	}
 	mnt := &Mount{Name: str(desc, "name"), Module: m, Target: str(desc, "target"), Options: raw(desc.Get("options"))}
 	mnt.noTarget = desc.Get("target") == nil
 	for _, other := range s.Mounts {
 		if other.Name == mnt.Name {
-			l.fail(append(path, "name"), "there is another mount named %q", mnt.Name)
+			l.fail(below(path, "name"), "there is another mount named %q", mnt.Name)
 		}
 	}
 	parts := []any{m.Name}
@@ -277,13 +293,13 @@ func (l *loader) mount2(s *Stage, desc *pyjson.Object, path []any) {
 			}
 		}
 		if mnt.Device == nil {
-			l.fail(append(path, "source"), "unknown device %q", source)
+			l.fail(below(path, "source"), "unknown device %q", source)
 		}
 	}
 	if n, ok := desc.Get("partition").(json.Number); ok {
 		mnt.Partition = &n
-		if _, isInt := integer(n); !isInt {
-			l.fail(append(path, "partition"), "must be a whole number")
+		if isFloat(n) {
+			l.flaw(s, below(path, "partition"), "%s is no number of a partition", n)
 		}
 		if !isZero(n) {
 			parts = append(parts, n)

@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ossify/ossify/pyjson"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,12 +48,6 @@ type Index struct {
 	modules map[[2]string]*Module
 	schemas map[[3]string]*schema
 	runners []runnerInfo
-}
-
-// schema is a compiled schema and its text, for messages.
-type schema struct {
-	compiled *jsonschema.Schema
-	doc      *pyjson.Object
 }
 
 // OpenIndex looks modules up in the libdirs, of which the first that has a
@@ -230,10 +222,10 @@ func splitRunner(name string) (distro string, version int) {
 		i--
 	}
 	version, err := strconv.Atoi(name[i:])
-	if err != nil {
+	if errors.Is(err, strconv.ErrSyntax) {
 		return name, 0
 	}
-	return name[:i], version
+	return name[:i], version // the largest int, if it is larger
 }
 
 // Runner returns the runner with that name or the nearest older version of it.

@@ -6,8 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
-	"strconv"
+	"strings"
 
 	"github.com/ossify/ossify/pyjson"
 )
@@ -21,7 +22,7 @@ func Load(name string, data []byte, index *Index) (*Manifest, error) {
 	var syntax *pyjson.SyntaxError
 	if errors.As(err, &syntax) {
 		return nil, &ValidationError{Name: fmt.Sprintf("%s:%d:%d", name, syntax.Line, syntax.Column),
-			Faults: []Fault{{Message: "not JSON: " + syntax.Reason}}}
+			Faults: []Fault{{Message: "not JSON: " + syntax.Reason, told: &verdict{nil, "not JSON: " + syntax.Error()}}}}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -68,11 +69,11 @@ func (c *checker) finite(v any, path []any) {
 	switch v := v.(type) {
 	case *pyjson.Object:
 		for _, k := range v.Keys {
-			c.finite(v.Values[k], append(path[:len(path):len(path)], k))
+			c.finite(v.Values[k], below(path, k))
 		}
 	case []any:
 		for i, item := range v {
-			c.finite(item, append(path[:len(path):len(path)], i))
+			c.finite(item, below(path, i))
 		}
 	case json.Number:
 		if !pyjson.Finite(v) {
@@ -104,25 +105,22 @@ func (l *loader) hostRunner() (Runner, error) {
 	return *l.host, nil
 }
 
-// checkManifest checks the document as a whole; nothing else of it can be
-// trusted if that fails.
-func (l *loader) checkManifest() (bool, error) {
-	s, err := l.ix.manifestSchema(l.m.Version)
-	if err != nil {
-		return false, err
+// runner is the runner of that name; it notes if there is none.
+func (l *loader) runner(name string, path []any) (Runner, error) {
+	r, err := l.ix.Runner(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		distro, _ := splitRunner(name)
+		l.fail(path, "unknown runner %q: there is no %s of that version or an older one; known: %s", name, distro, strings.Join(l.ix.Names("Runner"), ", "))
+		return r, nil
 	}
-	before := len(l.faults)
-	l.check(s, l.root, nil, nil)
-	return len(l.faults) == before, nil
+	return r, err
 }
 
 // addPipeline starts a pipeline; the name must be new.
 func (l *loader) addPipeline(name string, path []any) *Pipeline {
-	for _, p := range l.m.Pipelines {
-		if p.Name == name {
-			l.fail(append(path, "name"), "there is another pipeline named %q", name)
-			return nil
-		}
+	if l.m.named(name) != nil {
+		l.fail(below(path, "name"), "there is another pipeline named %q", name)
+		return nil
 	}
 	p := &Pipeline{Name: name}
 	l.m.Pipelines = append(l.m.Pipelines, p)
@@ -135,6 +133,12 @@ func (l *loader) addStage(p *Pipeline, m *Module, options any) *Stage {
 	s := &Stage{Name: m.Name, Module: m, Pipeline: p, Index: len(p.Stages), Options: raw(options), SourceEpoch: p.SourceEpoch}
 	p.Stages = append(p.Stages, s)
 	return s
+}
+
+// flaw notes what keeps a stage from being run, but not from being described:
+// osbuild finds it out when it builds.
+func (l *loader) flaw(s *Stage, path []any, format string, args ...any) {
+	s.flaws = append(s.flaws, l.located(Fault{Path: path, Message: fmt.Sprintf(format, args...)}))
 }
 
 // seal computes the stage's id (osbuild/pipeline.py, Stage.id).
@@ -165,6 +169,38 @@ func seal(s *Stage, options any) {
 		parts = append(parts, ids)
 	}
 	s.ID = hash(parts...)
+}
+
+// refer sets what the input refers to, with the options of each, and its id.
+func (in *Input) refer(refs *pyjson.Object, options any) {
+	in.Refs, in.order, in.Options = map[string]json.RawMessage{}, refs.Keys, raw(options)
+	all := pyjson.NewObject()
+	for _, ref := range refs.Keys {
+		all.Set(ref, orEmpty(refs.Get(ref)))
+		in.Refs[ref] = raw(refs.Get(ref))
+	}
+	in.id = hash(in.Module.Name, in.Origin, all, orEmpty(options))
+}
+
+// treeRef is how an input refers to what a pipeline makes: by its id, which
+// without stages is null.
+func treeRef(p *Pipeline) string {
+	if id := p.ID(); id != "" {
+		return id
+	}
+	return "null"
+}
+
+// useTree notes that a stage needs the tree of a pipeline.
+func (l *loader) useTree(s *Stage, in *Input, p *Pipeline, path []any) {
+	switch {
+	case p == s.Pipeline:
+		l.flaw(s, path, "pipeline %q cannot be an input of itself", p.Name)
+	case len(p.Stages) == 0:
+		l.flaw(s, path, "pipeline %q has no stages and so no tree", p.Name)
+	default:
+		in.Pipelines = append(in.Pipelines, p)
+	}
 }
 
 // hash is sha256 over the JSON texts of the parts, as osbuild's ids are made.
@@ -227,20 +263,4 @@ func obj(o *pyjson.Object, key string) *pyjson.Object {
 func list(o *pyjson.Object, key string) []any {
 	v, _ := o.Get(key).([]any)
 	return v
-}
-
-// integer reads a number; 1.0 is one, too.
-func integer(v any) (int64, bool) {
-	n, ok := v.(json.Number)
-	if !ok {
-		return 0, false
-	}
-	if i, err := strconv.ParseInt(string(n), 10, 64); err == nil {
-		return i, true
-	}
-	f, err := strconv.ParseFloat(string(n), 64)
-	if err != nil || f != float64(int64(f)) {
-		return 0, false
-	}
-	return int64(f), true
 }

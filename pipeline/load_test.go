@@ -37,22 +37,12 @@ func TestInspect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := pipeline.Describe(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got, want any
-		if err := json.Unmarshal(text, &got); err != nil {
-			t.Fatal(err)
-		}
+		text := pipeline.Describe(m)
 		expected, err := os.ReadFile(filepath.Join("testdata/manifests", name+".inspect"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(expected, &want); err != nil {
-			t.Fatal(err)
-		}
-		if !reflect.DeepEqual(got, want) {
+		if string(text)+"\n" != string(expected) {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, text, expected)
 		}
 	}
@@ -79,38 +69,34 @@ func TestFaults(t *testing.T) {
 		{"missing option", stage(`{"type": "org.osbuild.hostname", "options": {}}`), `.pipelines[0].stages[0].options: "hostname" is missing`},
 		{"wrong option", stage(`{"type": "org.osbuild.hostname", "options": {"hostname": 1}}`), `.pipelines[0].stages[0].options.hostname: must be string, not number`},
 		{"enum", stage(`{"type": "org.osbuild.hostname", "options": {"hostname": "h", "mode": "c"}}`), `.options.mode: "c" is not one of "a", "b"`},
-		{"lookahead", stage(`{"type": "org.osbuild.hostname", "options": {"hostname": "bad"}}`), `.options.hostname: 'bad' does not match pattern`},
+		{"lookahead", stage(`{"type": "org.osbuild.hostname", "options": {"hostname": "bad"}}`), `.options.hostname: "bad" does not match the pattern ^(?!bad)`},
 		{"alternative and definition", stage(`{"type": "org.osbuild.hostname", "options": {"hostname": "h", "list": [{"deep": "x"}]}}`),
 			`.options.list[0].deep: must be number, not string`},
 		{"unknown build", `{"version": "2", "pipelines": [{"name": "a", "build": "name:b"}]}`, `.pipelines[0].build: unknown build pipeline "name:b"`},
-		{"unknown runner", `{"version": "2", "pipelines": [{"name": "a", "runner": "org.osbuild.fedora29"}]}`, `.pipelines[0].runner: no runner "org.osbuild.fedora29"`},
+		{"unknown runner", `{"version": "2", "pipelines": [{"name": "a", "runner": "org.osbuild.fedora29"}]}`, `.pipelines[0].runner: unknown runner "org.osbuild.fedora29": there is no org.osbuild.fedora of that version or an older one; known: org.osbuild.fedora30, org`},
 		{"unknown source", `{"version": "2", "sources": {"org.osbuild.kurl": {"items": {}}}}`, `unknown source "org.osbuild.kurl"; did you mean "org.osbuild.curl"?`},
 		{"bad checksum", `{"version": "2", "sources": {"org.osbuild.curl": {"items": {"sha256:0": "u"}}}}`, `"sha256:0" is not allowed here`},
-		{"osbuild's source", `{"version": "2", "sources": {"org.osbuild.librepo": {"items": {}}}}`, `add --libdir /usr/lib/osbuild`},
+		{"osbuild's source", `{"version": "2", "sources": {"org.osbuild.elsewhere": {"items": {}}}}`, `add --libdir /usr/lib/osbuild`},
 		{"osbuild's input", stage(`{"type": "org.osbuild.noop", "inputs": {"i": {"type": "org.osbuild.ostree.checkout", "origin": "org.osbuild.source", "references": ["0"]}}}`),
 			`add --libdir /usr/lib/osbuild`},
 		{"unknown reference", stage(`{"type": "org.osbuild.noop", "inputs": {"i": {"type": "org.osbuild.files", "origin": "org.osbuild.source", "references": ["sha256:1"]}}}`),
 			`"sha256:1" is in none of the manifest's sources`},
 		{"unknown input pipeline", stage(`{"type": "org.osbuild.noop", "inputs": {"i": {"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": ["name:x"]}}}`),
 			`unknown pipeline "name:x"`},
-		{"itself as input", stage(`{"type": "org.osbuild.noop", "inputs": {"i": {"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": ["name:tree"]}}}`),
-			`unknown pipeline "name:tree"`},
 		{"circle of devices", stage(`{"type": "org.osbuild.noop", "devices": {"a": {"type": "org.osbuild.loopback", "parent": "b"}, "b": {"type": "org.osbuild.loopback", "parent": "a"}}}`),
-			`form a circle`},
+			`.devices.a.parent: the device "a" is below itself, or below a device that is`},
 		{"unknown device", stage(`{"type": "org.osbuild.noop", "mounts": [{"name": "m", "type": "org.osbuild.ext4", "source": "d", "target": "/"}]}`), `unknown device "d"`},
 		{"format 1", `{"pipeline": {"stages": [{"name": "org.osbuild.hostname", "options": {}}]}}`, `.pipeline.stages[0].options: "hostname" is missing`},
 		{"format 1 build", `{"pipeline": {"build": {"runner": "org.osbuild.linux", "pipeline": {"stages": [{"name": "x"}]}}}}`, `.pipeline.build.pipeline.stages[0]: unknown stage "x"`},
 		{"format 1 assembler of a build", `{"pipeline": {"build": {"runner": "org.osbuild.linux", "pipeline": {"assembler": {"name": "org.osbuild.old", "options": {}}}}}}`, `.pipeline.build.pipeline.assembler.options: "filename" is missing`},
 		{"format 1 unknown source", `{"sources": {"org.osbuild.inline": {}}}`, `.sources.org.osbuild.inline: manifests of version 1 have no source`},
-		{"schema in the module", `{"pipeline": {"stages": [{"name": "org.osbuild.noop"}], "assembler": {"name": "org.osbuild.old", "options": {"filename": "a b"}}}}`, `.assembler.options.filename: 'a b' does not match pattern`},
-		{"build without name:", `{"version": "2", "pipelines": [{"name": "b"}, {"name": "t", "build": "b"}]}`, `.pipelines[1].build: unknown build pipeline "b"; did you mean "b"?; a build pipeline is written as name: and its name`},
+		{"schema in the module", `{"pipeline": {"stages": [{"name": "org.osbuild.noop"}], "assembler": {"name": "org.osbuild.old", "options": {"filename": "a b"}}}}`, `.assembler.options.filename: "a b" does not match the pattern ^[^\s]+$`},
+		{"build without name:", `{"version": "2", "pipelines": [{"name": "b"}, {"name": "t", "build": "b"}]}`, `.pipelines[1].build: no pipeline has the id "b"; did you mean "name:b"?`},
 		{"id as name", `{"version": "2", "pipelines": [{"name": "b", "stages": [{"type": "org.osbuild.noop"}]}, {"name": "t", "build": "name:beda46704765a47e6d4f44aff22168ae36866c9c0e6e11552b775b77776b2969"}]}`, `.pipelines[1].build: unknown build pipeline "name:beda`},
 		{"float for integer", `{"version": "2", "pipelines": [{"name": "t", "source-epoch": 7.0}]}`, `.source-epoch: must be integer, not number`},
-		{"half a partition", stage(`{"type": "org.osbuild.noop", "mounts": [{"name": "m", "type": "org.osbuild.any", "partition": 1.5}]}`), `.mounts[0].partition: must be a whole number`},
 		{"number too large", stage(`{"type": "org.osbuild.noop", "options": {"a": [1, -1e999999999]}}`), `.options.a[1]: the number -1e999999999 is too large`},
-		{"no form fits", stage(`{"type": "org.osbuild.rules", "options": {"any": "x"}}`), `.options.any: fits none of the allowed forms: minLength: got 1, want 2; or must be integer, not string`},
+		{"no form fits", stage(`{"type": "org.osbuild.rules", "options": {"any": "x"}}`), `.options.any: fits none of the allowed forms: must have at least 2 characters, not 1; or must be integer, not string`},
 		{"two forms fit", stage(`{"type": "org.osbuild.rules", "options": {"one": 1}}`), `.options.one: fits more than one of the forms`},
-		{"format 1 nothing to assemble", `{"pipeline": {"assembler": {"name": "org.osbuild.noop"}}}`, `no tree to assemble`},
 	} {
 		_, err := pipeline.Load("m.json", []byte(c.manifest), testIndex(t))
 		var invalid *pipeline.ValidationError
@@ -127,12 +113,13 @@ func TestFaults(t *testing.T) {
 // TestFaultsAsJSON sees that --json gives osbuild's form.
 func TestFaultsAsJSON(t *testing.T) {
 	_, err := pipeline.Load("m.json", []byte(`{"version": "2", "pipelines": [{"name": "t", "stages": [{"type": "org.osbuild.hostname", "options": {}}]}]}`), testIndex(t))
-	text, jsonErr := json.Marshal(err)
-	if jsonErr != nil {
-		t.Fatal(jsonErr)
+	var invalid *pipeline.ValidationError
+	if !errors.As(err, &invalid) {
+		t.Fatal(err)
 	}
-	want := `{"errors":[{"message":"'hostname' is a required property","path":["pipelines",0,"stages",0,"options"]}],"success":false,` +
-		`"title":"JSON Schema validation failed","type":"https://osbuild.org/validation-error"}`
+	text := invalid.JSON()
+	want := `{"type": "https://osbuild.org/validation-error", "title": "JSON Schema validation failed", "success": false, ` +
+		`"errors": [{"message": "'hostname' is a required property", "path": ["pipelines", 0, "stages", 0, "options"]}]}`
 	if string(text) != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
@@ -163,11 +150,12 @@ func TestOsbuildsWords(t *testing.T) {
 	} {
 		text := `{"version": "2", "pipelines": [{"name": "t", "stages": [{"type": "org.osbuild.rules", "options": ` + c.options + `}]}]}`
 		_, err := pipeline.Load("m.json", []byte(text), testIndex(t))
-		data, jsonErr := json.Marshal(err)
-		if err == nil || jsonErr != nil {
-			t.Errorf("%s: %v, %v", c.options, err, jsonErr)
+		var invalid *pipeline.ValidationError
+		if !errors.As(err, &invalid) {
+			t.Errorf("%s: %v", c.options, err)
 			continue
 		}
+		data := invalid.JSON()
 		var got struct {
 			Errors []struct {
 				Message string
@@ -277,8 +265,6 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := pipeline.Describe(m); err != nil {
-			t.Fatalf("%q loads but cannot be described: %v", data, err)
-		}
+		pipeline.Describe(m)
 	})
 }

@@ -94,6 +94,8 @@ type Stage struct {
 	Devices     []*Device
 	Mounts      []*Mount
 	SourceEpoch *int64
+	// flaws keep the stage from being run.
+	flaws []Fault
 }
 
 // Dependencies are the pipelines whose trees are inputs of the stage.

@@ -247,6 +247,9 @@ func (b *builder) plan(p *Pipeline) error {
 		}
 	}
 	for _, s := range p.Stages[r.first:] {
+		if len(s.flaws) > 0 {
+			return &ValidationError{Name: b.manifest.Name, Faults: s.flaws}
+		}
 		if err := supported(s); err != nil {
 			return err
 		}

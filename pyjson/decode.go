@@ -22,8 +22,8 @@ func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.Reason)
 }
 
-// maxDepth bounds the nesting of values.
-const maxDepth = 500
+// maxDepth bounds the nesting of values: osbuild on Python 3.11 ends at 989.
+const maxDepth = 1000
 
 // maxDigits is how long an int may be for Python (3.11) to read it.
 const maxDigits = 4300
@@ -206,23 +206,31 @@ func (d *decoder) digits() int {
 func (d *decoder) number() (any, error) {
 	start := d.pos
 	d.take('-')
-	if !d.take('0') && d.digits() == 0 {
-		return nil, d.unexpected("a digit")
+	digits := 1
+	if !d.take('0') {
+		if digits = d.digits(); digits == 0 {
+			return nil, d.unexpected("a digit")
+		}
 	}
-	if d.pos-start > maxDigits {
-		d.pos = start
-		return nil, fmt.Errorf("the number has more than %d digits", maxDigits)
-	}
-	if d.take('.') && d.digits() == 0 {
-		return nil, d.unexpected("a digit")
+	isInt := true
+	if d.take('.') {
+		isInt = false
+		if d.digits() == 0 {
+			return nil, d.unexpected("a digit")
+		}
 	}
 	if d.take('e') || d.take('E') {
+		isInt = false
 		if !d.take('+') {
 			d.take('-')
 		}
 		if d.digits() == 0 {
 			return nil, d.unexpected("a digit")
 		}
+	}
+	if isInt && digits > maxDigits {
+		d.pos = start
+		return nil, fmt.Errorf("the number has more than %d digits", maxDigits)
 	}
 	return json.Number(d.text[start:d.pos]), nil
 }
@@ -314,4 +322,16 @@ func decodeRune(s string) (rune, int) {
 		return 0xd000 | rune(s[1]&0x3f)<<6 | rune(s[2]&0x3f), 3
 	}
 	return utf8.DecodeRuneInString(s)
+}
+
+// Runes are the characters of a string as Python counts them: a lone surrogate
+// is one.
+func Runes(s string) []rune {
+	runes := make([]rune, 0, len(s))
+	for i := 0; i < len(s); {
+		r, size := decodeRune(s[i:])
+		runes = append(runes, r)
+		i += size
+	}
+	return runes
 }

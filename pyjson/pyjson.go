@@ -21,8 +21,14 @@ type Object struct {
 	Values map[string]any
 }
 
-// NewObject returns an empty object.
-func NewObject() *Object { return &Object{Values: map[string]any{}} }
+// NewObject returns an object with the given members: key, value, key, value...
+func NewObject(members ...any) *Object {
+	o := &Object{Values: map[string]any{}}
+	for i := 0; i+1 < len(members); i += 2 {
+		o.Set(members[i].(string), members[i+1])
+	}
+	return o
+}
 
 // Set adds a member or replaces its value.
 func (o *Object) Set(key string, value any) {
@@ -35,6 +41,12 @@ func (o *Object) Set(key string, value any) {
 // Get returns a member's value, nil if there is none.
 func (o *Object) Get(key string) any { return o.Values[key] }
 
+// Has says whether there is a member of that name; it may be null.
+func (o *Object) Has(key string) bool {
+	_, ok := o.Values[key]
+	return ok
+}
+
 // Member writes a step into an object as osbuild's error ids do.
 func Member(key string) string {
 	if strings.Contains(key, " ") {
@@ -44,8 +56,8 @@ func Member(key string) string {
 }
 
 // Dumps encodes v as json.dumps(v) does, or as json.dumps(v, sort_keys=True).
-// Besides what Decode returns, v may hold Go strings, int64 and map[string]any
-// values, whose keys are always sorted.
+// Besides what Decode returns, v may hold int, int64 and map[string]any values,
+// whose keys are always sorted, and a json.RawMessage, which is taken as it is.
 func Dumps(v any, sortKeys bool) []byte {
 	var b bytes.Buffer
 	dump(&b, v, sortKeys)
@@ -60,10 +72,14 @@ func dump(b *bytes.Buffer, v any, sortKeys bool) {
 		b.WriteString(strconv.FormatBool(v))
 	case string:
 		dumpString(b, v)
+	case int:
+		b.WriteString(strconv.Itoa(v))
 	case int64:
 		b.WriteString(strconv.FormatInt(v, 10))
 	case json.Number:
 		b.WriteString(number(string(v)))
+	case json.RawMessage:
+		b.Write(v)
 	case []any:
 		b.WriteByte('[')
 		for i, item := range v {
@@ -180,25 +196,3 @@ func dumpString(b *bytes.Buffer, s string) {
 // Finite says whether a number fits a float, if it is one: 1e400 does not, and
 // Python writes it as Infinity, which is not JSON.
 func Finite(n json.Number) bool { return !strings.Contains(number(string(n)), "Inf") }
-
-// Plain turns a decoded value into Go's own maps and lists, for libraries.
-func Plain(v any) any {
-	switch v := v.(type) {
-	case *Object:
-		m := make(map[string]any, len(v.Keys))
-		for k, item := range v.Values {
-			m[k] = Plain(item)
-		}
-		return m
-	case []any:
-		list := make([]any, len(v))
-		for i, item := range v {
-			list[i] = Plain(item)
-		}
-		return list
-	case json.Number:
-		// Python's spelling, in which a float can be told from an int.
-		return json.Number(number(string(v)))
-	}
-	return v
-}

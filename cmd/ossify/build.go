@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -242,11 +241,7 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 		return err
 	}
 	if o.inspect {
-		text, err := pipeline.Describe(m)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Printf("%s\n", text)
+		_, err = fmt.Printf("%s\n", pipeline.Describe(m))
 		return err
 	}
 	if len(o.exports) > 0 && o.output == "" {
@@ -290,6 +285,9 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 		return err
 	}
 	e.monitor.Close()
+	if invalid := (*pipeline.ValidationError)(nil); errors.As(runErr, &invalid) {
+		return o.reportInvalid(runErr)
+	}
 	if o.json {
 		if err := pipeline.WriteResult(os.Stdout, m, res, runErr); err != nil {
 			return err
@@ -387,7 +385,7 @@ func (o *buildOptions) reportInvalid(err error) error {
 		return err
 	}
 	if o.json || o.inspect {
-		if err := json.NewEncoder(os.Stdout).Encode(invalid); err != nil {
+		if _, err := fmt.Printf("%s\n", invalid.JSON()); err != nil {
 			return err
 		}
 		return reportedError{exitInvalid}
