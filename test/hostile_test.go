@@ -635,12 +635,12 @@ func TestHostileMeta(t *testing.T) {
 		{"wrong capabilities", `{"capabilities": "CAP_SYS_ADMIN"}`, 2, []string{`"capabilities" is a JSON string`}},
 		{"unknown capability", `{"capabilities": ["CAP_SYS_ADMIN", "CAP_\u001b[31mFOO"], "schema_2": {"options": {}}}`, 1, []string{"capabilities that this kernel does not have: CAP_FOO"}},
 		{"schema is an array", `{"schema_2": []}`, 2, []string{"schema_2: not an object"}},
-		{"unknown type", options(`{"type": "nonsense"}`), 2, []string{"'/properties/options/type'"}},
-		{"no expression", options(`{"properties": {"a": {"pattern": "(["}}}`), 2, []string{"'([' is not valid regex"}},
-		{"circle", options(`{"$ref": "#/properties/options"}`), 2, []string{"refers to itself in a circle"}},
-		{"reference to nothing", options(`{"$ref": "#/definitions/none"}`), 2, []string{"not found"}},
-		{"reference to a file", options(`{"$ref": "file:///etc/passwd"}`), 2, []string{"other documents are not followed"}},
-		{"reference to a device", options(`{"$schema": "file:///dev/zero"}`), 2, []string{"other documents are not followed"}},
+		{"unknown type", options(`{"type": "nonsense"}`), 2, []string{`at .properties.options.type: "nonsense" is no type`}},
+		{"no expression", options(`{"properties": {"a": {"pattern": "(["}}}`), 2, []string{"at .properties.options.properties.a.pattern: regular expression"}},
+		{"circle", options(`{"$ref": "#/properties/options"}`), 2, []string{"at .properties.options: refers to itself without end"}},
+		{"reference to nothing", options(`{"$ref": "#/definitions/none"}`), 2, []string{"#/definitions/none points to no schema"}},
+		{"reference to a file", options(`{"$ref": "file:///etc/passwd"}`), 2, []string{`"file:///etc/passwd" is no reference within the schema`}},
+		{"reference to a device", options(`{"$ref": "file:///dev/zero"}`), 2, []string{`"file:///dev/zero" is no reference within the schema`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h.t = t
