@@ -53,19 +53,17 @@ func Extend1(manifest, sources, buildEnv []byte) ([]byte, error) {
 // wrapPipeline makes a manifest of a bare pipeline, which osbuild's first
 // releases took for one.
 func wrapPipeline(root *pyjson.Object) *pyjson.Object {
-	for _, key := range []string{"version", "pipeline", "sources"} {
-		if _, ok := root.Values[key]; ok {
+	for _, key := range root.Keys {
+		switch key {
+		case "stages", "build", "assembler":
+		default:
 			return root
 		}
 	}
-	for _, key := range []string{"stages", "build", "assembler"} {
-		if _, ok := root.Values[key]; ok {
-			wrapped := pyjson.NewObject()
-			wrapped.Set("pipeline", root)
-			return wrapped
-		}
+	if len(root.Keys) == 0 {
+		return root
 	}
-	return root
+	return pyjson.NewObject("pipeline", root)
 }
 
 func decodeObject(data []byte) (*pyjson.Object, error) {
