@@ -18,6 +18,7 @@ func TestDescribe(t *testing.T) {
 		sandbox.Tmpfs{Target: "/tmp", Mode: 0o1777},
 		sandbox.Bind{Source: "/usr", Target: "/usr"},
 		sandbox.Bind{Source: "/dev/null", Target: "/dev/null", Writable: true, Devices: true, Optional: true},
+		sandbox.Bind{Source: "/in/storage", Target: "/run/osbuild/inputs/storage", AsMounted: true},
 		sandbox.Dir{Target: "/run/x", Mode: 0o700},
 		sandbox.Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
 		sandbox.File{Target: "/etc/f", Content: []byte("abc"), Mode: 0o644},
@@ -28,6 +29,7 @@ overlay /tree ro (1 lower)
 tmpfs /tmp 1777
 bind /usr <- /usr ro
 bind /dev/null <- /dev/null rw optional dev
+bind /run/osbuild/inputs/storage <- /in/storage as mounted
 dir /run/x 0700
 dir /var/tmp 1777
 file /etc/f 0644 (3 bytes)
@@ -65,6 +67,27 @@ func TestLinksStayInside(t *testing.T) {
 			t.Errorf("link to %s: %s appeared outside the root", link, entries[0].Name())
 		}
 		detachBelow(t, root)
+	}
+}
+
+// TestUnmountBelow takes away mounts that nobody may take apart: those below
+// /sys are from the namespace that this one was made in.
+func TestUnmountBelow(t *testing.T) {
+	dir := t.TempDir()
+	sys := filepath.Join(dir, "sys")
+	if err := os.Mkdir(sys, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one over the other
+		if err := unix.Mount("/sys", sys, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := overlay.UnmountBelow(dir); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(sys); err != nil || len(entries) > 0 {
+		t.Errorf("still mounted: %v, %v", entries, err)
 	}
 }
 

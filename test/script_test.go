@@ -5,6 +5,7 @@ package test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -52,7 +53,8 @@ func workDir(t testing.TB) string {
 }
 
 // TestScripts runs testdata/script/*.txtar: ossify, also as osbuild, is on PATH,
-// $STORE is a store of the script's own, $SERVER serves the script's directory.
+// $STORE is a store of the script's own, $SERVER serves the script's directory,
+// in which v2 is what the registry $REGISTRY has.
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
 	for _, name := range []string{"ossify", "osbuild"} {
@@ -64,7 +66,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			server := httptest.NewServer(http.FileServer(http.Dir(env.WorkDir)))
+			server := httptest.NewServer(serve(env.WorkDir))
 			env.Defer(server.Close)
 			stores, err := os.MkdirTemp("/var/tmp", "ossify-test-")
 			if err != nil {
@@ -80,12 +82,28 @@ func TestScripts(t *testing.T) {
 			env.Setenv("STORE", filepath.Join(stores, "store"))
 			env.Setenv("OSSIFY_STORE", filepath.Join(stores, "store"))
 			env.Setenv("SERVER", server.URL)
+			env.Setenv("REGISTRY", strings.TrimPrefix(server.URL, "http://"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exit":   exitStatus,
 			"expand": expand,
 		},
+	})
+}
+
+// serve serves the files of a directory, manifests of images with their types.
+func serve(dir string) http.Handler {
+	files := http.FileServer(http.Dir(dir))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			var m struct{ MediaType string }
+			data, err := os.ReadFile(filepath.Join(dir, filepath.Clean(r.URL.Path)))
+			if err == nil && json.Unmarshal(data, &m) == nil {
+				w.Header().Set("Content-Type", m.MediaType)
+			}
+		}
+		files.ServeHTTP(w, r)
 	})
 }
 
