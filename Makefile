@@ -44,6 +44,7 @@ compare:
 	$(MAKE) --no-print-directory program
 	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -o build/treediff ./test/osbuild/treediff
 	test/osbuild/compare
+	$(GO) run -tags "$(TAGS)" ./test/osbuild/inspect
 
 install:
 	install -D -m 755 build/ossify $(DESTDIR)$(PREFIX)/bin/ossify

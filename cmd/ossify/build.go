@@ -289,7 +289,7 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 		return o.reportInvalid(runErr)
 	}
 	if o.json {
-		if err := pipeline.WriteResult(os.Stdout, m, res, runErr); err != nil {
+		if err := pipeline.WriteResult(os.Stdout, m, opts, res, runErr); err != nil {
 			return err
 		}
 		if runErr != nil && !errors.Is(runErr, errInterrupted) {

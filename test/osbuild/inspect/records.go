@@ -120,11 +120,18 @@ func (p *programs) compareBroken(libdir, file string, words, update bool) (bool,
 			return false, fmt.Errorf("%s: %w", file, err)
 		}
 	}
-	if ossify.status != want.status || normal(ossify.text, true) != normal(want.text, true) {
+	if ossify.status != want.status || normal(unlisted(ossify.text), true) != normal(unlisted(want.text), true) {
 		fmt.Printf("%s: ossify answers %s", file, ossify)
 		return false, nil
 	}
 	return true, nil
+}
+
+// unlisted is an answer without the list of known runners, which the record has
+// without Ossify's native ones.
+func unlisted(text string) string {
+	head, _, _ := strings.Cut(text, "; known: org.")
+	return head
 }
 
 func setSection(archive *txtar.Archive, name, text string) {
