@@ -413,7 +413,7 @@ func (o *buildOptions) targets(m *pipeline.Manifest) ([]*pipeline.Pipeline, erro
 		if p == nil {
 			return nil, fmt.Errorf("export %q is no pipeline of %s; it has: %s", name, m.Name, strings.Join(m.Names(), ", "))
 		}
-		targets = append(targets, p)
+		targets = appendNew(targets, p)
 	}
 	for _, pattern := range o.checkpoints {
 		matched := m.Match(pattern)
@@ -421,13 +421,20 @@ func (o *buildOptions) targets(m *pipeline.Manifest) ([]*pipeline.Pipeline, erro
 			return nil, fmt.Errorf("checkpoint %q matches no pipeline, stage or id of %s", pattern, m.Name)
 		}
 		for _, s := range matched {
-			targets = append(targets, s.Pipeline)
+			targets = appendNew(targets, s.Pipeline)
 		}
 	}
 	if len(targets) == 0 {
 		targets = m.Pipelines
 	}
 	return targets, nil
+}
+
+func appendNew(list []*pipeline.Pipeline, p *pipeline.Pipeline) []*pipeline.Pipeline {
+	if slices.Contains(list, p) {
+		return list
+	}
+	return append(list, p)
 }
 
 // tarSuffix of an argument of --export asks for an archive.
