@@ -140,43 +140,32 @@ func (b *builder) library(ctx context.Context, p *Pipeline, root *preparedRoot, 
 
 // compiledLibrary finds the compiled package in the store, or makes it.
 func (b *builder) compiledLibrary(ctx context.Context, root *preparedRoot, libdir, key string) (dir string, err error) {
-	name := "ossify-library-" + key
-	unlock, err := b.Store.LockStage(ctx, name, func() { b.Monitor.Waiting("another build on this store compiles a libdir's package") })
+	layer, err := b.keepLayer(ctx, &kept{
+		name: "ossify-library-" + key, key: key, waiting: "another build on this store compiles a libdir's package",
+		fill: func(layer *store.Layer, scratch string, out *capture) error {
+			dir, err := b.Store.Upper(layer)
+			if err == nil {
+				err = copyLibrary(libdir, dir)
+			}
+			if err != nil {
+				return err
+			}
+			return b.Containers.CompileLibrary(ctx, scratch, root.root, root.layer, dir, out)
+		},
+	})
 	if err != nil {
 		return "", err
-	}
-	defer unlock()
-	layer, err := b.Store.Find(name, key)
-	if err != nil {
-		return "", err
-	}
-	if layer == nil {
-		if layer, err = b.compileLibrary(ctx, root, libdir, name, key); err != nil {
-			return "", err
-		}
 	}
 	return b.Store.Upper(layer)
 }
 
-func (b *builder) compileLibrary(ctx context.Context, root *preparedRoot, libdir, name, key string) (_ *store.Layer, err error) {
-	layer, err := b.Store.Create(nil, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.Store.Delete(layer))
-		}
-	}()
-	dir, err := b.Store.Upper(layer)
-	if err != nil {
-		return nil, err
-	}
+// copyLibrary copies the package of a libdir to dir.
+func copyLibrary(libdir, dir string) error {
 	from, err := findLibrary(libdir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = walkLibrary(from, func(path, rel string) error {
+	return walkLibrary(from, func(path, rel string) error {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -186,20 +175,4 @@ func (b *builder) compileLibrary(ctx context.Context, root *preparedRoot, libdir
 		}
 		return os.WriteFile(filepath.Join(dir, rel), data, 0o644)
 	})
-	if err != nil {
-		return nil, err
-	}
-	scratch, remove, err := b.Store.Scratch("library-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	out := &capture{max: 16 << 10, tee: func([]byte) {}}
-	if err := b.Containers.CompileLibrary(ctx, scratch, root.root, root.layer, dir, out); err != nil {
-		if text := strings.TrimSpace(out.String()); text != "" {
-			err = fmt.Errorf("%w; it printed: %s", err, text)
-		}
-		return nil, err
-	}
-	return layer, b.Store.Commit(layer, name, nil, nil)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/ossify/ossify/overlay"
@@ -73,20 +72,17 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 		}
 		root = &sandbox.BuildRoot{Tree: tree, Boot: true}
 	}
-	name := "ossify-root-" + key
-	unlock, err := b.Store.LockStage(ctx, name, func() { b.Monitor.Waiting("another build on this store prepares the build root") })
+	layer, err := b.keepLayer(ctx, &kept{
+		name: "ossify-root-" + key, key: key, waiting: "another build on this store prepares the build root",
+		fill: func(layer *store.Layer, scratch string, out *capture) error {
+			if err := b.setUpRoot(ctx, p, root, layer, scratch, out); err != nil {
+				return fmt.Errorf("pipeline %q: prepare its build root with %s: %w", p.Name, p.Runner.Path, err)
+			}
+			return nil
+		},
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer unlock()
-	layer, err := b.Store.Find(name, key)
-	if err != nil {
-		return nil, err
-	}
-	if layer == nil {
-		if layer, err = b.setUpRoot(ctx, p, root, name, key); err != nil {
-			return nil, fmt.Errorf("pipeline %q: prepare its build root with %s: %w", p.Name, p.Runner.Path, err)
-		}
 	}
 	stack, err := b.Store.ReadOnly(layer)
 	if err != nil {
@@ -95,39 +91,19 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 	return &preparedRoot{root: root, layer: stack}, nil
 }
 
-func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.BuildRoot, name, key string) (_ *store.Layer, err error) {
+// setUpRoot runs the pipeline's runner on the layer.
+func (b *builder) setUpRoot(ctx context.Context, p *Pipeline, root *sandbox.BuildRoot, layer *store.Layer, scratch string, out *capture) error {
 	ctx, cancel := b.limited(ctx)
 	defer cancel()
-	layer, err := b.Store.Create(nil, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.Store.Delete(layer))
-		}
-	}()
 	stack, err := b.Store.Writable(layer)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	scratch, remove, err := b.Store.Scratch("root-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	out := &capture{max: 16 << 10, tee: func([]byte) {}}
 	runner := &sandbox.Runner{Program: p.Runner.Path, Libdir: libdirOf(p.Runner)}
 	if runner.Library, err = findLibrary(runner.Libdir); err != nil {
-		return nil, fmt.Errorf("package %s of libdir %s: %w", libraryName, runner.Libdir, err)
+		return fmt.Errorf("package %s of libdir %s: %w", libraryName, runner.Libdir, err)
 	}
-	if err := b.Containers.PrepareRoot(ctx, scratch, root, stack, runner, out); err != nil {
-		if text := strings.TrimSpace(out.String()); text != "" {
-			err = fmt.Errorf("%w; it printed: %s", err, text)
-		}
-		return nil, err
-	}
-	return layer, b.Store.Commit(layer, name, nil, nil)
+	return b.Containers.PrepareRoot(ctx, scratch, root, stack, runner, out)
 }
 
 // libdirOf is the libdir that the runner is in.
