@@ -301,6 +301,8 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 	case o.quiet:
 	case o.osbuild:
 		return o.answer(e, m, opts, runErr)
+	case o.monitor.name == "JSONSeqMonitor" && o.monitor.fd == 1:
+		// Standard output is for records.
 	default:
 		summary(res, time.Since(start))
 		if runErr == nil {
