@@ -32,6 +32,7 @@ test:
 lint: setup
 	bad=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not formatted: $$bad"; exit 1; }
 	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) vet -tags "$(TAGS) osbuild" ./stages
 
 bench:
 	scripts/setup build run test bench
@@ -43,6 +44,7 @@ compare:
 	scripts/setup build run test compare
 	$(MAKE) --no-print-directory program
 	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -o build/treediff ./test/osbuild/treediff
+	$(GO) test -count=1 -tags "$(TAGS) osbuild" -run TestOsbuild ./stages
 	test/osbuild/compare
 	$(GO) run -tags "$(TAGS)" ./test/osbuild/inspect
 

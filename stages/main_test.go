@@ -1,3 +1,5 @@
+//go:build !osbuild
+
 package stages
 
 import (
@@ -18,4 +20,10 @@ func TestMain(m *testing.M) {
 		}
 		return nil
 	})
+}
+
+// caseDir returns an empty directory for the trees of a case.
+func caseDir(t *testing.T) string {
+	t.Helper()
+	return t.TempDir()
 }

@@ -75,41 +75,57 @@ func checkSchema(stage string, where *trees, c *caseFile) (json.RawMessage, erro
 	if err != nil {
 		return nil, err
 	}
+	object1, object2, err := stageObjects(stage, m, where, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.validate(stage, "2", object2); err != nil {
+		return nil, err
+	}
+	if object1 != nil {
+		if err := m.validate(stage, "1", object1); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(object2["options"])
+}
+
+// stageObjects returns the case's stage as it stands in a manifest of format 1,
+// nil if that does not know it, and of format 2.
+func stageObjects(stage string, m *meta, where *trees, c *caseFile) (object1, object2 map[string]any, err error) {
 	options := json.RawMessage("{}")
 	if text, ok := c.get("options.json"); ok {
 		options = json.RawMessage(text)
 	}
-	object := map[string]any{"type": stage, "options": options}
-	text, whole := c.get("stage.json")
-	if whole {
-		if err := json.Unmarshal([]byte(text), &object); err != nil {
-			return nil, fmt.Errorf("stage.json: %w", err)
+	object2 = map[string]any{"type": stage, "options": options}
+	if text, ok := c.get("stage.json"); ok {
+		if err := json.Unmarshal([]byte(text), &object2); err != nil {
+			return nil, nil, fmt.Errorf("stage.json: %w", err)
 		}
-	} else {
-		args, err := where.arguments(c, options)
-		if err != nil {
-			return nil, fmt.Errorf("arguments: %w", err)
-		}
-		inputs := map[string]any{}
-		for name := range args["inputs"].(map[string]map[string]any) {
-			inputs[name] = map[string]string{"type": "org.osbuild.files", "origin": "org.osbuild.source"}
-		}
-		if len(inputs) > 0 {
-			object["inputs"] = inputs
-		}
+		return nil, object2, nil
 	}
-	if err := m.validate(stage, "2", object); err != nil {
-		return nil, err
+	args, err := where.arguments(c, options)
+	if err != nil {
+		return nil, nil, fmt.Errorf("arguments: %w", err)
 	}
-	if m.Schema != nil && !whole {
-		if err := m.validate(stage, "1", map[string]any{"name": stage, "options": options}); err != nil {
-			return nil, err
-		}
+	inputs := map[string]any{}
+	for name := range args["inputs"].(map[string]map[string]any) {
+		inputs[name] = map[string]string{"type": "org.osbuild.files", "origin": "org.osbuild.source"}
 	}
-	if whole {
-		options, err = json.Marshal(object["options"])
+	if len(inputs) > 0 {
+		object2["inputs"] = inputs
 	}
-	return options, err
+	devices := map[string]any{}
+	for name := range args["devices"].(map[string]json.RawMessage) {
+		devices[name] = map[string]any{"type": "org.osbuild.loopback", "options": map[string]string{"filename": "disk.img"}}
+	}
+	if len(devices) > 0 {
+		object2["devices"] = devices
+	}
+	if m.Schema != nil {
+		object1 = map[string]any{"name": stage, "options": options}
+	}
+	return object1, object2, nil
 }
 
 func (m *meta) validate(stage, version string, object map[string]any) error {

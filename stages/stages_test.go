@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,47 +112,12 @@ func TestCases(t *testing.T) {
 }
 
 func runCase(t *testing.T, stage module.Module, file string) {
-	c, err := readCase(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	where := &trees{dir: t.TempDir()}
-	// Stages let other users' processes into the tree.
-	if err := os.Chmod(where.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := where.build(c); err != nil {
-		t.Fatal(err)
-	}
-	options, err := checkSchema(stage.Name, where, c)
-	var refusal *jsonschema.ValidationError
-	if _, ok := c.get("refused"); ok || errors.As(err, &refusal) {
+	c, where, options, err := openCase(t, stage.Name, file)
+	if _, ok := c.get("refused"); ok || err != nil {
 		expectError(t, c, file, "refused", err)
 		return
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	args, err := where.arguments(c, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := where.snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tool := range c.lines("missing") {
-		release, err := hideTool(tool)
-		defer func() {
-			if err := release(); err != nil {
-				t.Error(err)
-			}
-		}()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	err = runStage(stage, args)
+	changed, shown, err := where.apply(t, c, options, func(args map[string]any) error { return runStage(stage, args) })
 	if _, ok := c.get("error"); ok || err != nil {
 		if err != nil {
 			err = errors.New(strings.ReplaceAll(err.Error(), where.dir, "$CASE"))
@@ -159,16 +125,81 @@ func runCase(t *testing.T, stage module.Module, file string) {
 		expectError(t, c, file, "error", err)
 		return
 	}
-	after, err := where.snapshot()
+	compare(t, c, file, where, changed, shown)
+}
+
+// openCase reads a case, makes its trees and checks its options: the error is
+// the schema's refusal.
+func openCase(t *testing.T, stage, file string) (*caseFile, *trees, json.RawMessage, error) {
+	c, err := readCase(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, c, file, where, changes(before, after, c.lines("ignore")))
+	where := &trees{dir: caseDir(t)}
+	// Stages let other users' processes into the tree.
+	if err := os.Chmod(where.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := where.build(c); err != nil {
+		t.Fatal(err)
+	}
+	options, err := checkSchema(stage, where, c)
+	var refusal *jsonschema.ValidationError
+	if err != nil && !errors.As(err, &refusal) {
+		t.Fatal(err)
+	}
+	return c, where, options, err
+}
+
+// apply runs a stage on the trees and returns what it changed, what the
+// commands of the part "show" print of that, and the stage's error.
+func (t *trees) apply(tb testing.TB, c *caseFile, options json.RawMessage, run func(args map[string]any) error) (changed []treeLine, shown map[string]string, err error) {
+	tb.Helper()
+	args, err := t.arguments(c, options)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	before, err := t.snapshot()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, tool := range c.lines("missing") {
+		release, err := hideTool(tool)
+		defer func() {
+			if err := release(); err != nil {
+				tb.Error(err)
+			}
+		}()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	path := os.Getenv("PATH")
+	defer os.Setenv("PATH", path)
+	os.Setenv("PATH", filepath.Join(t.dir, "bin")+":"+path)
+	if err := run(args); err != nil {
+		return nil, nil, err
+	}
+	after, err := t.snapshot()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if shown, err = t.show(c); err != nil {
+		tb.Fatal(err)
+	}
+	return changes(before, after, c.lines("ignore")), shown, nil
 }
 
 // runStage puts the arguments where a sandbox would and runs the stage's
 // program in this process.
 func runStage(stage module.Module, args map[string]any) error {
+	if err := putArguments(args); err != nil {
+		return err
+	}
+	return stage.Main(context.Background(), nil)
+}
+
+func putArguments(args map[string]any) error {
 	data, err := json.Marshal(args)
 	if err != nil {
 		return err
@@ -176,24 +207,15 @@ func runStage(stage module.Module, args map[string]any) error {
 	if err := os.MkdirAll(filepath.Dir(module.ArgumentsPath), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(module.ArgumentsPath, data, 0o644); err != nil {
-		return err
-	}
-	return stage.Main(context.Background(), nil)
+	return os.WriteFile(module.ArgumentsPath, data, 0o644)
 }
 
 // compare checks what changed against the case, or updates the case.
-func compare(t *testing.T, c *caseFile, file string, where *trees, changed []treeLine) {
+func compare(t *testing.T, c *caseFile, file string, where *trees, changed []treeLine, shown map[string]string) {
 	t.Helper()
-	uncompared := map[string]bool{}
-	for _, text := range c.lines("want") {
-		path, rest, _ := strings.Cut(text, ": ")
-		if fields := strings.Fields(rest); len(fields) > 3 && fields[3] == anyContent {
-			uncompared[path] = true
-		}
-	}
+	uncompared := uncomparedPaths(c)
 	var got strings.Builder
-	listings := map[string]string{}
+	listings := maps.Clone(shown)
 	for _, line := range changed {
 		switch {
 		case line.kind == "gone":
@@ -224,6 +246,23 @@ func compare(t *testing.T, c *caseFile, file string, where *trees, changed []tre
 			t.Errorf("%s: %s\nwant:\n%sgot:\n%s", file, name, want, listing)
 		}
 	}
+}
+
+// uncomparedPaths are those whose content the case does not compare: as it says,
+// or because it compares what commands print of them.
+func uncomparedPaths(c *caseFile) map[string]bool {
+	out := map[string]bool{}
+	for _, text := range c.lines("want") {
+		path, rest, _ := strings.Cut(text, ": ")
+		if fields := strings.Fields(rest); len(fields) > 3 && fields[3] == anyContent {
+			out[path] = true
+		}
+	}
+	for _, text := range c.lines("show") {
+		path, _, _ := strings.Cut(text, ": ")
+		out[path] = true
+	}
+	return out
 }
 
 func join(lines []string) string {

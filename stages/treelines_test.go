@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func parseTreeLine(text string) (treeLine, error) {
 			return l, errors.New("a file needs content")
 		}
 		l.content, fields = fields[0], fields[1:]
-		if l.content == "archive" && len(fields) > 0 {
+		if (l.content == "archive" || l.content == "zeros") && len(fields) > 0 {
 			l.content, fields = l.content+" "+fields[0], fields[1:]
 		}
 	}
@@ -143,6 +144,9 @@ func parseTreeLine(text string) (treeLine, error) {
 func showContent(data []byte) string {
 	if len(data) <= inlineContent && utf8.Valid(data) && !strings.ContainsRune(string(data), 0) {
 		return strconv.Quote(string(data))
+	}
+	if len(bytes.TrimLeft(data, "\x00")) == 0 {
+		return fmt.Sprintf("zeros %d", len(data))
 	}
 	sum := sha256.Sum256(data)
 	return fmt.Sprintf("sha256:%x %d bytes", sum[:8], len(data))
@@ -169,10 +173,7 @@ func (l treeLine) place(path, sameAs string) error {
 	case "dir":
 		err = os.MkdirAll(path, 0o755)
 	case "file":
-		var content string
-		if content, err = strconv.Unquote(l.content); err == nil {
-			err = os.WriteFile(path, []byte(content), 0o644)
-		}
+		err = l.write(path)
 	case "link":
 		err = os.Symlink(l.target, path)
 	case "fifo":
@@ -186,6 +187,25 @@ func (l treeLine) place(path, sameAs string) error {
 		return err
 	}
 	return l.dress(path)
+}
+
+// write makes a file of quoted content or of zeros, which it leaves out.
+func (l treeLine) write(path string) error {
+	if size, ok := strings.CutPrefix(l.content, "zeros "); ok {
+		n, err := strconv.ParseInt(size, 10, 64)
+		if err != nil {
+			return fmt.Errorf("number of zeros: %w", err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			return err
+		}
+		return os.Truncate(path, n)
+	}
+	content, err := strconv.Unquote(l.content)
+	if err != nil {
+		return fmt.Errorf("content %s: %w", l.content, err)
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
 }
 
 // dress sets owner, mode and extended attributes.

@@ -11,16 +11,18 @@ import (
 	"path"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/ossify/ossify/module"
 	"golang.org/x/sys/unix"
 )
 
-// trees are the directories of one case: the stage's tree, its inputs and its
-// mounts.
+// trees are the directories of one case: the stage's tree, its inputs, mounts
+// and devices.
 type trees struct {
-	// dir holds them all: tree, inputs/NAME, mounts/NAME.
+	// dir holds them all: tree, inputs/NAME, mounts/NAME, devices/NAME, which is
+	// a file, and bin with the stand-ins.
 	dir string
 	// archives holds the listing of each archive of the last snapshot.
 	archives map[string]string
@@ -29,6 +31,9 @@ type trees struct {
 // locate returns the directory that a path of a tree line is in, the prefix of
 // its paths, and the path below it.
 func (t *trees) locate(where string) (root, prefix, below string, err error) {
+	if name, ok := strings.CutPrefix(where, "device://"); ok {
+		return filepath.Join(t.dir, "devices"), "device:/", "/" + name, nil
+	}
 	for _, kind := range []string{"input", "mount"} {
 		rest, ok := strings.CutPrefix(where, kind+"://")
 		if !ok {
@@ -38,7 +43,7 @@ func (t *trees) locate(where string) (root, prefix, below string, err error) {
 		return filepath.Join(t.dir, kind+"s", name), kind + "://" + name, "/" + below, nil
 	}
 	if !strings.HasPrefix(where, "/") {
-		return "", "", "", fmt.Errorf("path %q must begin with /, input:// or mount://", where)
+		return "", "", "", fmt.Errorf("path %q must begin with /, input://, mount:// or device://", where)
 	}
 	return filepath.Join(t.dir, "tree"), "", where, nil
 }
@@ -50,7 +55,7 @@ func (t *trees) path(where string) (string, error) {
 
 // build makes what the case has before the stage runs.
 func (t *trees) build(c *caseFile) error {
-	for _, dir := range []string{"tree", "inputs", "mounts"} {
+	for _, dir := range []string{"tree", "inputs", "mounts", "devices", "bin"} {
 		if err := os.Mkdir(filepath.Join(t.dir, dir), 0o755); err != nil {
 			return err
 		}
@@ -67,6 +72,13 @@ func (t *trees) build(c *caseFile) error {
 	for _, tool := range c.lines("tools") {
 		if err := copyTool(filepath.Join(t.dir, "tree"), tool); err != nil {
 			return fmt.Errorf("copy tool %s: %w", tool, err)
+		}
+	}
+	for _, part := range c.parts {
+		if name, ok := strings.CutPrefix(part.name, "standin "); ok {
+			if err := os.WriteFile(filepath.Join(t.dir, "bin", name), []byte(part.data), 0o755); err != nil {
+				return err
+			}
 		}
 	}
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -145,7 +157,7 @@ func hideTool(tool string) (release func() error, err error) {
 // snapshot returns the lines of all trees by path.
 func (t *trees) snapshot() (map[string]treeLine, error) {
 	t.archives = map[string]string{}
-	roots := []string{"/"}
+	roots := []string{"/", "device://"}
 	for _, kind := range []string{"input", "mount"} {
 		entries, err := os.ReadDir(filepath.Join(t.dir, kind+"s"))
 		if err != nil {
@@ -163,7 +175,7 @@ func (t *trees) snapshot() (map[string]treeLine, error) {
 		}
 		lines, err := snapshot(root, prefix, func(path string, data []byte) (string, error) {
 			if !isArchive(path) {
-				return showContent(data), nil
+				return showContent(bytes.ReplaceAll(data, []byte(t.dir), []byte("$CASE"))), nil
 			}
 			format, members, err := readArchive(data)
 			var listing strings.Builder
@@ -246,11 +258,21 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 	if devices == nil {
 		devices = map[string]json.RawMessage{}
 	}
+	files, err := os.ReadDir(filepath.Join(t.dir, "devices"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		if _, ok := devices[file.Name()]; !ok {
+			devices[file.Name()] = json.RawMessage(strconv.AppendQuote([]byte(`{"path": `), file.Name()))
+			devices[file.Name()] = append(devices[file.Name()], '}')
+		}
+	}
 	return map[string]any{
 		"tree": filepath.Join(t.dir, "tree"), "options": options,
 		"meta":   map[string]any{"id": strings.Repeat("0", 64), "source-epoch": extra.SourceEpoch},
 		"inputs": inputs, "mounts": mounts, "devices": devices,
-		"paths": map[string]string{"devices": "/dev", "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
+		"paths": map[string]string{"devices": filepath.Join(t.dir, "devices"), "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
 	}, nil
 }
 
@@ -286,6 +308,35 @@ func (t *trees) arms(kind string, extra map[string]map[string]any) (map[string]m
 			arm[key] = value
 		}
 		out[dir.Name()] = arm
+	}
+	return out, nil
+}
+
+// show runs the commands of the case's part "show" on the files that they are
+// for and returns what they print, by location.
+func (t *trees) show(c *caseFile) (map[string]string, error) {
+	out := map[string]string{}
+	for _, line := range c.lines("show") {
+		where, script, ok := strings.Cut(line, ": ")
+		if !ok {
+			return nil, fmt.Errorf("show: %q is not LOCATION: COMMAND", line)
+		}
+		path, err := t.path(where)
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.Command("sh", "-euc", script)
+		cmd.Dir = t.dir
+		cmd.Env = []string{"FILE=" + path, "PATH=" + module.ToolPath, "LC_ALL=C", "TZ=UTC"}
+		printed, err := cmd.CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("show %s: %w: %s", where, err, printed)
+		}
+		text := strings.ReplaceAll(string(printed), t.dir, "$CASE")
+		if text != "" && !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+		out["shown "+where] = text
 	}
 	return out, nil
 }
