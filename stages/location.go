@@ -135,3 +135,24 @@ func replaceFile(args *module.Args, path, content string) error {
 	}
 	return os.WriteFile(entry, []byte(content), 0o644)
 }
+
+// writeFile writes content as Python's open(path, "w") does: a file that is
+// there keeps its mode and owner, symbolic links are followed, but only inside
+// the tree. A new file has mode 0644; its directory must be there.
+func writeFile(args *module.Args, path, content string) error {
+	target, err := treeTarget(args, path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(target, []byte(content), 0o644)
+}
+
+// makeDirs makes a directory of the tree and those that lead to it (0755), as
+// Python's os.makedirs(path, exist_ok=True) does.
+func makeDirs(args *module.Args, path string) error {
+	target, err := treeTarget(args, path)
+	if err != nil {
+		return err
+	}
+	return os.MkdirAll(target, 0o755)
+}
