@@ -11,6 +11,12 @@
 //	  |<---- exception on api/osbuild ------| (only when it fails)
 //	  |<------------ exit status -----------|
 //
+// What a user namespace cannot store in a tree (package record) is in its side
+// record. If the stage's tree or an input that is a tree has one, the arguments
+// name the file, "record" beside "tree" and beside the input's "path". A stage that
+// changes the record of its tree leaves all of it in /run/osbuild/record; without
+// that file the record stays as it is.
+//
 // A source or input is a host service: started outside the sandbox with
 // --service-fd, it answers method calls on that socket until it is closed:
 //

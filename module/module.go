@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/jsoncomm"
+	"github.com/ossify/ossify/record"
 )
 
 // Paths of the ABI inside the sandbox, as osbuild/buildroot.py lays them out.
@@ -17,6 +18,8 @@ const (
 	ArgumentsPath = "/run/osbuild/api/arguments"
 	ErrorSocket   = "/run/osbuild/api/osbuild"
 	MetaPath      = "/run/osbuild/meta"
+	// RecordPath is where a stage leaves the tree's side record if it changes it.
+	RecordPath = "/run/osbuild/record"
 )
 
 // Module is one native module: an entry of a family's table.
@@ -32,6 +35,8 @@ type Module struct {
 type Args struct {
 	// Tree is the directory that the stage changes.
 	Tree string `json:"tree"`
+	// Record is the file with the tree's side record, "" if there is none.
+	Record string `json:"record"`
 	// Options are the stage's options as they stand in the manifest.
 	Options json.RawMessage `json:"options"`
 	Meta    struct {
@@ -56,7 +61,9 @@ type Args struct {
 // Input is what an input service mapped for the stage.
 type Input struct {
 	Path string `json:"path"`
-	Data struct {
+	// Record is the file with the side record of a tree, "" if there is none.
+	Record string `json:"record"`
+	Data   struct {
 		// Files holds the metadata of each file, by path below Path.
 		Files map[string]map[string]any `json:"files"`
 	} `json:"data"`
@@ -151,6 +158,17 @@ func SetMetadata(v any) error {
 		return fmt.Errorf("write metadata: %w", err)
 	}
 	return nil
+}
+
+// SetRecord leaves r as the tree's side record. It holds all entries, also those
+// that were there before.
+func SetRecord(r record.Record) (err error) {
+	f, err := os.Create(RecordPath)
+	if err != nil {
+		return fmt.Errorf("write side record: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return r.Encode(f)
 }
 
 // Find returns the module of that name, or false.

@@ -15,6 +15,7 @@ var Schemas embed.FS
 
 // All lists the native stages, sorted by name.
 var All = []module.Module{
+	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.copy", copyPaths),
 	module.Stage("org.osbuild.error", fail),
@@ -28,6 +29,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.mkdir", mkdir),
 	module.Stage("org.osbuild.noop", noop),
 	module.Stage("org.osbuild.script", script),
+	module.Stage("org.osbuild.selinux", selinuxLabels),
 	module.Stage("org.osbuild.systemd", systemd),
 	module.Stage("org.osbuild.tar", tarTree),
 	module.Stage("org.osbuild.test", bootTestStage),

@@ -45,6 +45,9 @@ func enter() error {
 	return unix.Exec(unshare, argv, append(os.Environ(), "OSSIFY_TEST_NAMESPACE=1"))
 }
 
+// realLabels shows the labels that osbuild's stages set.
+const realLabels = true
+
 // caseDir returns an empty directory for the trees of a case. It is in the
 // memory of the mount namespace and ends with it: nothing is ever removed, as a
 // stage may have left a mount in its tree.
@@ -136,7 +139,7 @@ func againstOsbuild(t *testing.T, checkout, script string, stage module.Module, 
 		return "", why
 	}
 	ourLines, ourErr := outcome(t, c, ours, options, func(args map[string]any) error { return runStage(stage, args) })
-	other := &trees{dir: caseDir(t)}
+	other := &trees{dir: caseDir(t), real: true}
 	if err := os.Chmod(other.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -159,6 +159,9 @@ func (t *trees) apply(tb testing.TB, c *caseFile, options json.RawMessage, run f
 	if err != nil {
 		tb.Fatal(err)
 	}
+	if err := os.RemoveAll(module.RecordPath); err != nil {
+		tb.Fatal(err)
+	}
 	before, err := t.snapshot()
 	if err != nil {
 		tb.Fatal(err)
@@ -205,6 +208,9 @@ func putArguments(args map[string]any) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(module.ArgumentsPath), 0o755); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(module.RecordPath); err != nil {
 		return err
 	}
 	return os.WriteFile(module.ArgumentsPath, data, 0o644)

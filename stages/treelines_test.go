@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"unicode/utf8"
 
+	"github.com/ossify/ossify/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +23,12 @@ import (
 const (
 	inlineContent = 600
 	recentTime    = 1000000000
+)
+
+// What a side record has of a path stands in lines as if these were attributes.
+const (
+	labelAttr = "security.selinux"
+	flagsAttr = "flags"
 )
 
 // anyContent stands for content that a case does not compare.
@@ -42,6 +49,8 @@ type treeLine struct {
 	attrs []string
 	// mtime is in seconds since 1970, or -1.
 	mtime int64
+	// immutable is to be set on the file itself.
+	immutable bool
 }
 
 func (l treeLine) String() string {
@@ -227,7 +236,15 @@ func (l treeLine) dress(path string) error {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	return nil
+	if !l.immutable {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, record.Immutable)
 }
 
 // setTime sets the time of last change of an entry, of a link itself.
@@ -293,8 +310,8 @@ func snapshot(root, prefix string, show func(path string, data []byte) (string, 
 	return lines, err
 }
 
-// xattrs returns NAME="VALUE" of an entry, sorted, without the labels that an
-// SELinux host gives to every file.
+// xattrs returns NAME="VALUE" of an entry, sorted, without labels unless this
+// machine has none of its own.
 func xattrs(path string) ([]string, error) {
 	buf := make([]byte, 64<<10)
 	n, err := unix.Llistxattr(path, buf)
@@ -306,7 +323,7 @@ func xattrs(path string) ([]string, error) {
 	}
 	var out []string
 	for _, name := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		if name == "" || name == "security.selinux" {
+		if name == "" || name == labelAttr && !realLabels {
 			continue
 		}
 		value := make([]byte, 64<<10)
@@ -314,8 +331,25 @@ func xattrs(path string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if name == labelAttr {
+			value, size = bytes.TrimRight(value[:size], "\x00"), len(bytes.TrimRight(value[:size], "\x00"))
+		}
 		out = append(out, name+"="+strconv.Quote(string(value[:size])))
 	}
 	sort.Strings(out)
+	if immutable(path) && realLabels {
+		out = append(out, flagsAttr+`="i"`)
+	}
 	return out, nil
+}
+
+// immutable says whether a file or directory is.
+func immutable(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	return err == nil && flags&record.Immutable != 0
 }

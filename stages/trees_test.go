@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,11 @@ type trees struct {
 	dir string
 	// archives holds the listing of each archive of the last snapshot.
 	archives map[string]string
+	// records are the side records of the tree ("") and of inputs, by name; the
+	// lines of "before" fill them.
+	records map[string]record.Record
+	// real puts labels and inode flags into the files instead.
+	real bool
 }
 
 // locate returns the directory that a path of a tree line is in, the prefix of
@@ -64,6 +70,7 @@ func (t *trees) build(c *caseFile) error {
 	if err != nil {
 		return err
 	}
+	t.records = map[string]record.Record{}
 	for _, line := range lines {
 		if err := t.place(c, line); err != nil {
 			return fmt.Errorf("before: %s: %w", line, err)
@@ -101,6 +108,9 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 	if err != nil {
 		return err
 	}
+	if err := t.note(&line); err != nil {
+		return err
+	}
 	format, isArchive := strings.CutPrefix(line.content, "archive ")
 	if line.kind != "deb" && !isArchive {
 		var other string
@@ -129,6 +139,39 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 		return err
 	}
 	return line.dress(path)
+}
+
+// note moves what a line says of labels and inode flags to the side record.
+func (t *trees) note(line *treeLine) error {
+	_, prefix, below, err := t.locate(line.path)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimPrefix(prefix, "input://")
+	kept := line.attrs[:0:0]
+	for _, attr := range line.attrs {
+		key, value, err := splitAttr(attr)
+		if err != nil {
+			return err
+		}
+		if t.records[name] == nil {
+			t.records[name] = record.Record{}
+		}
+		switch {
+		case t.real && key == flagsAttr:
+			line.immutable = true
+		case t.real:
+			kept = append(kept, attr)
+		case key == labelAttr:
+			t.records[name].SetLabel(filepath.Clean(below), value)
+		case key == flagsAttr:
+			t.records[name].SetFlags(filepath.Clean(below), record.Immutable, record.Immutable)
+		default:
+			kept = append(kept, attr)
+		}
+	}
+	line.attrs = kept
+	return nil
 }
 
 // hideTool takes a program from the build root, which in tests is this machine,
@@ -192,6 +235,24 @@ func (t *trees) snapshot() (map[string]treeLine, error) {
 		for _, line := range lines {
 			out[line.path] = line
 		}
+	}
+	// What stages leave is the record of the tree.
+	r, err := record.Open(module.RecordPath)
+	if err != nil {
+		return nil, err
+	}
+	if len(r) == 0 {
+		r = t.records[""]
+	}
+	for name, line := range out {
+		e := r[name]
+		if e.Label != "" {
+			line.attrs = append(line.attrs, labelAttr+"="+strconv.Quote(e.Label))
+		}
+		if e.Flags != 0 {
+			line.attrs = append(line.attrs, flagsAttr+`="i"`)
+		}
+		out[name] = line
 	}
 	return out, nil
 }
@@ -268,8 +329,24 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 			devices[file.Name()] = append(devices[file.Name()], '}')
 		}
 	}
+	recorded := ""
+	for name, r := range t.records {
+		path := filepath.Join(t.dir, "record-"+name)
+		if name == "" {
+			recorded = path
+		} else if inputs[name] != nil {
+			inputs[name]["record"] = path
+		}
+		var data bytes.Buffer
+		if err := r.Encode(&data); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, data.Bytes(), 0o644); err != nil {
+			return nil, err
+		}
+	}
 	return map[string]any{
-		"tree": filepath.Join(t.dir, "tree"), "options": options,
+		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": options,
 		"meta":   map[string]any{"id": strings.Repeat("0", 64), "source-epoch": extra.SourceEpoch},
 		"inputs": inputs, "mounts": mounts, "devices": devices,
 		"paths": map[string]string{"devices": filepath.Join(t.dir, "devices"), "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
