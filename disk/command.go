@@ -55,6 +55,13 @@ func (t *tool) run(ctx context.Context, env []string, stdout io.Writer, name str
 }
 
 func (t *tool) runPath(ctx context.Context, env []string, stdout io.Writer, path string, args ...string) error {
+	_, err := t.listen(ctx, env, stdout, path, args...)
+	return err
+}
+
+// listen is runPath, and returns what the program said on standard error, for
+// programs whose status tells nothing.
+func (t *tool) listen(ctx context.Context, env []string, stdout io.Writer, path string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C", "TZ=UTC",
@@ -71,13 +78,13 @@ func (t *tool) runPath(ctx context.Context, env []string, stdout io.Writer, path
 		fmt.Fprintf(t.log, "%s", said.Bytes())
 	}
 	if err == nil {
-		return nil
+		return said.String(), nil
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return "", ctx.Err()
 	}
 	base := path[strings.LastIndexByte(path, '/')+1:]
-	return &toolError{name: base, err: err, said: strings.TrimSpace(said.String())}
+	return "", &toolError{name: base, err: err, said: strings.TrimSpace(said.String())}
 }
 
 // toolError is the failure of a program.

@@ -54,6 +54,9 @@ func (t *tool) writeExt4(ctx context.Context, raw *os.File, c *content, scratch 
 	if err := t.makeMissing(ctx, raw.Name(), c, scratch); err != nil {
 		return err
 	}
+	if err := t.applyRecord(ctx, raw.Name(), c, scratch); err != nil {
+		return err
+	}
 	return normalizeExt4(raw, c.part.startBytes(), c)
 }
 

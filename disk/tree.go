@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/ossify/ossify/record"
 )
 
 const blockSize = 4096
@@ -23,6 +25,9 @@ type content struct {
 	// covered lists the mount points of other filesystems directly in this
 	// one, relative to source; created lists those the tree does not have.
 	covered, created []string
+
+	// record is that of the files of this filesystem, with paths as seen from it.
+	record record.Record
 
 	files int64 // inodes
 	bytes int64 // of data and directories, in whole blocks

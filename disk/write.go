@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ossify/ossify/record"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -18,6 +19,9 @@ import (
 type Spec struct {
 	// Tree is the directory with the system; it is only read.
 	Tree string
+	// Record is the tree's side record: SELinux labels and inode flags, which
+	// ext4 gets. FAT cannot hold them; other filesystems are refused.
+	Record record.Record
 	// Output is the image; it must not exist. Scratch files lie in a
 	// directory beside it while Write runs. Some vmdk subformats put more
 	// files beside it.
@@ -52,6 +56,9 @@ func Write(ctx context.Context, spec Spec) (err error) {
 		return err
 	}
 	for _, c := range all.parts {
+		if err := c.take(spec.Record); err != nil {
+			return err
+		}
 		if c.part.Filesystem.Type != "xfs" { // which may compress nothing, but clones
 			if err := c.fits(); err != nil {
 				return err

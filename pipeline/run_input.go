@@ -28,12 +28,14 @@ type mapped struct {
 	args map[string]json.RawMessage
 	// writable are mounts below dir that are the stage's own.
 	writable []string
+	// records are the side records of inputs that are trees, by input.
+	records map[string][]byte
 }
 
 // mapInputs runs the stage's input services. The returned function ends them
 // and takes their mounts away.
 func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*store.Layer) (_ *mapped, release func() error, err error) {
-	m := &mapped{args: map[string]json.RawMessage{}}
+	m := &mapped{args: map[string]json.RawMessage{}, records: map[string][]byte{}}
 	if len(s.Inputs) == 0 {
 		return m, func() error { return nil }, nil
 	}
@@ -67,6 +69,9 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*sto
 				return err
 			}
 			closers = append(closers, func() error { return inInput(in, service.Close()) })
+			if m.records[in.Name], err = b.inputRecord(in, trees); err != nil {
+				return err
+			}
 			return m.mapInput(service, in)
 		}()
 		if err != nil {
@@ -74,6 +79,19 @@ func (b *builder) mapInputs(ctx context.Context, s *Stage, trees map[string]*sto
 		}
 	}
 	return m, release, nil
+}
+
+// inputRecord returns the side record of an input that is one tree, or nil.
+func (b *builder) inputRecord(in *Input, trees map[string]*store.Layer) ([]byte, error) {
+	if in.Origin != originPipeline || len(in.Refs) != 1 {
+		return nil, nil
+	}
+	for id := range in.Refs {
+		if layer := trees[id]; layer != nil {
+			return b.Store.Record(layer)
+		}
+	}
+	return nil, nil
 }
 
 // joinRelease adds what a release reports to err, unless both tell that ctx is done.
@@ -129,6 +147,13 @@ func (m *mapped) mapInput(service *sandbox.Service, in *Input) error {
 			m.writable = append(m.writable, filepath.Join(in.Name, path))
 		}
 		delete(reply, "writable") // osbuild's stages do not know it
+	}
+	if m.records[in.Name] != nil {
+		if reply["record"], err = json.Marshal(filepath.Join(sandbox.InputRecords, in.Name)); err != nil {
+			return err
+		}
+	} else {
+		delete(m.records, in.Name)
 	}
 	m.args[in.Name], err = json.Marshal(reply)
 	return err

@@ -191,12 +191,17 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		return 0, err
 	}
 	var devices *attached
-	content := &sandbox.StageContent{Tree: tree, Inputs: inputs.dir, Writable: inputs.writable}
+	content := &sandbox.StageContent{Tree: tree, Inputs: inputs.dir, Writable: inputs.writable, Records: inputs.records}
+	if w.base != nil {
+		if content.Record, err = w.b.Store.Record(w.base); err != nil {
+			return 0, err
+		}
+	}
 	content.Arguments = func(at sandbox.Places) (data []byte, err error) {
 		if devices, err = w.b.attach(ctx, w.stage, at); err != nil {
 			return nil, err
 		}
-		return arguments(w.stage, inputs.args, devices)
+		return arguments(w.stage, inputs.args, devices, content.Record != nil)
 	}
 	if w.b.Break.at(w.stage) {
 		w.b.touched.Store(true)
@@ -211,10 +216,14 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		return 0, err
 	}
 	res.Error, res.Metadata = r.Error, r.Metadata
+	if r.Record == nil {
+		r.Record = content.Record
+	}
+	w.layer.SetRecord(r.Record)
 	return r.Status, w.close()
 }
 
-func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached) ([]byte, error) {
+func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached, recorded bool) ([]byte, error) {
 	meta := map[string]any{"id": s.ID}
 	if s.SourceEpoch != nil {
 		meta["source-epoch"] = *s.SourceEpoch
@@ -223,7 +232,7 @@ func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached) ([]byte
 	if len(options) == 0 {
 		options = json.RawMessage("{}")
 	}
-	data, err := json.Marshal(map[string]any{
+	args := map[string]any{
 		"tree":    "/run/osbuild/tree",
 		"options": options,
 		"meta":    meta,
@@ -235,7 +244,11 @@ func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached) ([]byte
 			"devices": "/dev",
 			"mounts":  "/run/osbuild/mounts",
 		},
-	})
+	}
+	if recorded {
+		args["record"] = sandbox.TreeRecord
+	}
+	data, err := json.Marshal(args)
 	if err != nil {
 		return nil, fmt.Errorf("encode arguments: %w", err)
 	}

@@ -22,7 +22,7 @@ const (
 )
 
 // MaxSize is the largest encoded record, in bytes.
-const MaxSize = 256 << 20
+const MaxSize = 64 << 20
 
 // Entry is what is recorded of one path.
 type Entry struct {

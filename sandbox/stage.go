@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/overlay"
+	"github.com/ossify/ossify/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,6 +55,10 @@ type StageContent struct {
 	Inputs string
 	// Writable lists mounts below Inputs that the stage may change.
 	Writable []string
+	// Record is the encoded side record of the tree, Records are those of inputs,
+	// by name; nil for none.
+	Record  []byte
+	Records map[string][]byte
 	// Shell, if not nil, gets a shell in the container before the stage runs.
 	Shell *Terminal
 }
@@ -72,7 +78,16 @@ type StageResult struct {
 	Error *StageError
 	// Metadata is what the stage left in /run/osbuild/meta, or nil.
 	Metadata json.RawMessage
+	// Record is the encoded side record that the stage left, or nil; an empty one
+	// takes away what there was.
+	Record []byte
 }
+
+// Where a stage finds the side record of its tree and those of its inputs.
+const (
+	TreeRecord   = "/run/osbuild/records/tree"
+	InputRecords = "/run/osbuild/records/inputs"
+)
 
 // PreparedStage is the container of a stage that waits for what the stage works
 // on: making one takes longer than many a stage does, so it is made while the
@@ -197,6 +212,12 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	for _, path := range content.Writable {
 		ops = append(ops, Bind{Source: filepath.Join(content.Inputs, path), Target: filepath.Join("/run/osbuild/inputs", path), AsMounted: true})
 	}
+	if content.Record != nil {
+		ops = append(ops, File{Target: TreeRecord, Content: content.Record, Mode: 0o644})
+	}
+	for name, data := range content.Records {
+		ops = append(ops, File{Target: filepath.Join(InputRecords, name), Content: data, Mode: 0o644})
+	}
 	if err := p.add(ops...); err != nil {
 		return nil, err
 	}
@@ -219,11 +240,14 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 		return nil, err
 	}
 	p.api.close() // now all that the module has reported is there
-	meta, err := readMetadata(p.dir)
-	if err != nil && status == 0 { // else there is a better reason
-		return nil, fmt.Errorf("the stage succeeded, but its metadata cannot be used: %w", err)
+	result := &StageResult{Status: status, Error: p.errs.get()}
+	if result.Metadata, err = readMetadata(p.dir); err == nil {
+		result.Record, err = readRecord(p.dir)
 	}
-	return &StageResult{Status: status, Error: p.errs.get(), Metadata: meta}, nil
+	if err != nil && status == 0 { // else there is a better reason
+		return nil, fmt.Errorf("the stage succeeded, but what it left cannot be used: %w", err)
+	}
+	return result, nil
 }
 
 // add lays out more of the waiting container.
@@ -259,42 +283,60 @@ func (p *PreparedStage) Close() error {
 	return errors.Join(errs...)
 }
 
-// readMetadata reads what a stage left in its container at root. The stage could
-// change all of /run: nothing there may lead elsewhere, or keep us waiting.
+// readMetadata reads the metadata that a stage left in its container at root.
 func readMetadata(root string) (json.RawMessage, error) {
-	dir, err := securejoin.SecureJoin(root, filepath.Dir(module.MetaPath))
-	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", module.MetaPath, err)
+	data, err := readLeft(root, module.MetaPath, maxMetadata)
+	if err != nil || len(data) == 0 {
+		return nil, err
 	}
-	fd, err := unix.Open(filepath.Join(dir, filepath.Base(module.MetaPath)), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if !json.Valid(data) {
+		return nil, fmt.Errorf("%s is not JSON", module.MetaPath)
+	}
+	return data, nil
+}
+
+// readRecord reads the side record that a stage left in its container at root.
+func readRecord(root string) ([]byte, error) {
+	data, err := readLeft(root, module.RecordPath, record.MaxSize)
+	if err == nil && data != nil {
+		_, err = record.Decode(bytes.NewReader(data))
+	}
+	return data, err
+}
+
+// readLeft reads a file of at most limit bytes that a stage left in its container
+// at root, nil if it left none. The stage could change all of /run: nothing there
+// may lead elsewhere, or keep us waiting.
+func readLeft(root, path string, limit int64) ([]byte, error) {
+	dir, err := securejoin.SecureJoin(root, filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", path, err)
+	}
+	fd, err := unix.Open(filepath.Join(dir, filepath.Base(path)), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR:
 		return nil, nil
 	case unix.ELOOP, unix.ENXIO: // a symbolic link, a socket
-		return nil, fmt.Errorf("%s is no regular file any more", module.MetaPath)
+		return nil, fmt.Errorf("%s is no regular file any more", path)
 	default:
-		return nil, fmt.Errorf("open %s: %w", module.MetaPath, err)
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	f := os.NewFile(uintptr(fd), module.MetaPath)
+	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file any more", module.MetaPath)
+		return nil, fmt.Errorf("%s is no regular file any more", path)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxMetadata+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case len(data) == 0:
-		return nil, nil
-	case len(data) > maxMetadata:
-		return nil, fmt.Errorf("%s has more than %d bytes", module.MetaPath, maxMetadata)
-	case !json.Valid(data):
-		return nil, fmt.Errorf("%s is not JSON", module.MetaPath)
+	case int64(len(data)) > limit:
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
 	}
 	return data, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ossify/ossify/disk"
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/qcow2"
+	"github.com/ossify/ossify/record"
 )
 
 const defaultGrubConfig = "/boot/grub/grub.cfg"
@@ -39,8 +40,13 @@ func writeDisk(ctx context.Context, args *module.Args, options diskOptions) erro
 	if err != nil {
 		return err
 	}
+	recorded, err := record.Open(args.Inputs["tree"].Record)
+	if err != nil {
+		return err
+	}
 	spec := disk.Spec{
 		Tree:   source,
+		Record: recorded,
 		Output: filepath.Join(args.Tree, options.Filename),
 		Layout: disk.Layout{
 			TableType:  disk.TableType(options.PTType),

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,8 @@ const (
 	flagRun = "ossify"
 	flagKey = "ossify-key"
 	metaKey = "ossify-metadata"
+	// recordKey is the side record of the layer's whole tree.
+	recordKey = "ossify-record"
 	// failedPrefix begins the name of the layer that a failed stage left.
 	failedPrefix = "ossify-failed-"
 )
@@ -124,6 +128,10 @@ type Layer struct {
 	// Made is when Create made it, by the clock of file times.
 	Made time.Time
 	key  string
+	// record is the side record, encoded, once it was read or set; recorded says
+	// that the store has one.
+	record   []byte
+	recorded bool
 	// dirs finds its directories once.
 	dirs func() (layerDirs, error)
 }
@@ -145,7 +153,9 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 		return nil, nil
 	}
 	s.markUsed(layer.ID)
-	return s.layer(layer.ID, key), nil
+	l := s.layer(layer.ID, key)
+	l.recorded = slices.Contains(layer.BigDataNames, recordKey)
+	return l, nil
 }
 
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
@@ -219,6 +229,11 @@ func (s *Store) Name(l *Layer, name string, metadata json.RawMessage) error {
 			return fmt.Errorf("store metadata of %s: %w", name, err)
 		}
 	}
+	if len(l.record) > 0 {
+		if err := s.storage.SetLayerBigData(l.ID, recordKey, bytes.NewReader(l.record)); err != nil {
+			return fmt.Errorf("store side record of %s: %w", name, err)
+		}
+	}
 	if err := s.storage.SetNames(l.ID, []string{name}); err != nil {
 		return fmt.Errorf("name checkpoint %s: %w", name, err)
 	}
@@ -247,6 +262,30 @@ func (s *Store) Metadata(l *Layer) (json.RawMessage, error) {
 		return data, nil
 	}
 	return nil, nil
+}
+
+// SetRecord gives the layer an encoded side record (package record), which Name
+// stores. A new layer has none, whatever it is based on.
+func (l *Layer) SetRecord(data []byte) { l.record = data }
+
+// Record returns the encoded side record of the layer's tree, nil if it has none.
+func (s *Store) Record(l *Layer) ([]byte, error) {
+	if len(l.record) > 0 {
+		return l.record, nil
+	}
+	if !l.recorded {
+		return nil, nil
+	}
+	r, err := s.storage.LayerBigData(l.ID, recordKey)
+	if err != nil {
+		return nil, fmt.Errorf("read side record of layer %s: %w", l.ID, err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("read side record of layer %s: %w", l.ID, err)
+	}
+	return data, nil
 }
 
 // KeepFailed keeps the layer of a failed stage until the pipeline's next one,
