@@ -3,11 +3,10 @@ package disk
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/record"
+	"golang.org/x/sys/unix"
 )
 
 // selinuxAttr is the attribute with the label. Like libselinux we store the NUL
@@ -32,29 +32,35 @@ func (c *content) take(r record.Record) error {
 	}
 	c.record = record.Record{}
 	for name, e := range r.Below(fs.Mountpoint) {
-		if c.holds(name) {
+		switch there, belongs := c.holds(name); {
+		case !belongs:
+		case there:
+			e.Device = record.Device{}
+			c.record[name] = e
+		case e.Device.Kind != 0 || name == lostFound:
 			c.record[name] = e
 		}
 	}
 	if fs.Type != "ext4" && len(c.record) > 0 {
-		return fmt.Errorf("%s is to be %s, which cannot be given SELinux labels or inode flags without root: use ext4 there", fs.Mountpoint, fs.Type)
+		return fmt.Errorf("%s is to be %s, which cannot be given SELinux labels, inode flags or devices without root: use ext4 there", fs.Mountpoint, fs.Type)
 	}
 	return nil
 }
 
-// holds says whether a path, as seen from the filesystem, is a file of it.
-func (c *content) holds(name string) bool {
+// holds says whether the tree has the path, as seen from the filesystem, and
+// whether the path belongs to this filesystem.
+func (c *content) holds(name string) (there, belongs bool) {
 	for _, covered := range c.covered {
 		if strings.HasPrefix(name, "/"+covered+"/") {
-			return false
+			return false, false
 		}
 	}
 	_, err := os.Lstat(filepath.Join(c.source, name))
-	return err == nil || errors.Is(err, fs.ErrNotExist) && name == lostFound
+	return err == nil, true
 }
 
 // applyRecord gives the files of a new filesystem their SELinux labels and inode
-// flags.
+// flags, and makes device nodes.
 func (t *tool) applyRecord(ctx context.Context, raw string, c *content, scratch string) error {
 	if len(c.record) == 0 {
 		return nil
@@ -70,6 +76,11 @@ func (t *tool) applyRecord(ctx context.Context, raw string, c *content, scratch 
 		quoted, err := debugfsQuote(name)
 		if err != nil {
 			return err
+		}
+		if e.Device.Kind != 0 {
+			if err := makeDevice(&script, name, e.Device); err != nil {
+				return err
+			}
 		}
 		if e.Label != "" {
 			file, ok := labels[e.Label]
@@ -88,8 +99,27 @@ func (t *tool) applyRecord(ctx context.Context, raw string, c *content, scratch 
 	}
 	_, err = t.debugfs(ctx, raw, c, scratch, script.String(), "-w")
 	if err != nil {
-		return fmt.Errorf("set SELinux labels and inode flags: %w", err)
+		return fmt.Errorf("set SELinux labels, inode flags and devices: %w", err)
 	}
+	return nil
+}
+
+// makeDevice adds the commands that make a device node.
+func makeDevice(script *strings.Builder, name string, d record.Device) error {
+	dir, err := debugfsQuote(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	base, err := debugfsQuote(path.Base(name))
+	if err != nil {
+		return err
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Kind == 'b' {
+		kind = unix.S_IFBLK
+	}
+	fmt.Fprintf(script, "cd %s\nmknod %s %c %d %d\nsif %s mode %#o\nsif %s uid %d\nsif %s gid %d\ncd /\n",
+		dir, base, d.Kind, d.Major, d.Minor, base, kind|d.Mode, base, d.UID, base, d.GID)
 	return nil
 }
 
@@ -164,7 +194,7 @@ func (t *tool) debugfs(ctx context.Context, raw string, c *content, scratch, scr
 // line end.
 func debugfsQuote(name string) (string, error) {
 	if strings.ContainsAny(name, "\n\r") || len(name) > 4000 {
-		return "", fmt.Errorf("the name %.200q cannot be given an SELinux label or an inode flag: it holds a line end or is too long for debugfs; rename it in an earlier stage", name)
+		return "", fmt.Errorf("the name %.200q cannot be given an SELinux label, an inode flag or a device: it holds a line end or is too long for debugfs; rename it in an earlier stage", name)
 	}
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`, nil
 }

@@ -18,17 +18,21 @@ const label = "system_u:object_r:label_t:s0"
 func TestRecord(t *testing.T) {
 	tree := kinds(t)
 	put(t, tree, `quo"te and space`, "q")
+	must(t, os.Mkdir(filepath.Join(tree, "dev"), 0o755))
 	r := record.Record{
 		"/boot":               {Label: label + ":boot"},
 		"/boot/efi":           {Label: label + ":efi"},
 		"/boot/grub/grub.cfg": {Label: label + ":cfg", Flags: record.Immutable},
 		"/boot/lost+found":    {Label: label + ":lost"},
+		"/dev/null":           {Label: label, Device: record.Device{Kind: 'c', Major: 1, Minor: 3, Mode: 0o666, GID: 5}},
+		"/etc/sda1":           {Device: record.Device{Kind: 'b', Major: 8, Minor: 1, Mode: 0o660, GID: 6}},
+		"/etc/acl":            {Device: record.Device{Kind: 'b'}},
 		"/nowhere":            {Label: label},
 		"/usr":                {Flags: record.Immutable},
 		"/etc/empty":          {Flags: record.Append | record.Immutable},
 	}
 	labelled := []string{"/", "/etc/acl", "/usr/bin/ping", "/usr/bin/su", "/link1", "/link59", "/link60", "/link300", "/fifo",
-		"/socket", "/sparse", `/quo"te and space`, "/usr", "/etc/empty", "/lost+found"}
+		"/dev/null", "/socket", "/sparse", `/quo"te and space`, "/usr", "/etc/empty", "/lost+found"}
 	for _, name := range labelled {
 		e := r[name]
 		e.Label = label
@@ -53,6 +57,8 @@ func TestRecord(t *testing.T) {
 		"/usr":          "Flags: 0x80010",
 		"/etc/empty":    "Flags: 0x80030",
 		"/boot":         label + ":boot",
+		"/dev/null":     "Type: character special    Mode:  0666",
+		"/etc/sda1":     "Type: block special    Mode:  0660",
 	} {
 		if got := debugStat(t, image, root, name); !strings.Contains(got, want) {
 			t.Errorf("%s has no %s: %s", name, want, got)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,18 @@ type Entry struct {
 	Label string
 	// Flags are Append and Immutable.
 	Flags uint32
+	// Device is a device node that the tree has not got.
+	Device Device
+}
+
+// Device is a device node, or none if its Kind is 0.
+type Device struct {
+	// Kind is 'c' or 'b'.
+	Kind         byte
+	Major, Minor uint32
+	// Mode are the twelve bits of chmod(2).
+	Mode     uint32
+	UID, GID uint32
 }
 
 // Record holds entries by path: absolute, clean, as seen from the tree.
@@ -72,8 +85,8 @@ func Decode(r io.Reader) (Record, error) {
 	return out, nil
 }
 
-// parse reads one line: "PATH", then selinux="LABEL" and flags=LETTERS, of which
-// each may be missing. The quotes are Go's, for any byte can be in a name.
+// parse reads one line: "PATH", then selinux="LABEL", device=KIND:MAJOR:MINOR:MODE:UID:GID
+// and flags=LETTERS, of which each may be missing. The quotes are Go's, for any byte can be in a name.
 func parse(line string) (name string, e Entry, err error) {
 	quoted, err := strconv.QuotedPrefix(line)
 	if err != nil {
@@ -92,6 +105,13 @@ func parse(line string) (name string, e Entry, err error) {
 			return "", e, fmt.Errorf("%.200q has no SELinux context", name)
 		}
 		rest = after[len(quoted):]
+	}
+	if after, ok := strings.CutPrefix(rest, " device="); ok {
+		text, _, _ := strings.Cut(after, " ")
+		if e.Device, err = parseDevice(text); err != nil {
+			return "", e, fmt.Errorf("%.200q: %w", name, err)
+		}
+		rest = after[len(text):]
 	}
 	if letters, ok := strings.CutPrefix(rest, " flags="); ok {
 		for _, letter := range letters {
@@ -112,6 +132,20 @@ func parse(line string) (name string, e Entry, err error) {
 	return name, e, nil
 }
 
+// String is the form of a device in an encoded record.
+func (d Device) String() string {
+	return fmt.Sprintf("%c:%d:%d:%04o:%d:%d", d.Kind, d.Major, d.Minor, d.Mode, d.UID, d.GID)
+}
+
+func parseDevice(text string) (Device, error) {
+	var d Device
+	_, err := fmt.Sscanf(text, "%c:%d:%d:%o:%d:%d", &d.Kind, &d.Major, &d.Minor, &d.Mode, &d.UID, &d.GID)
+	if err != nil || d.Kind != 'c' && d.Kind != 'b' || d.Mode > 0o7777 || d.String() != text {
+		return Device{}, fmt.Errorf("%.200q is no device", text)
+	}
+	return d, nil
+}
+
 // Encode writes the record, one line a path; equal records give equal bytes.
 func (r Record) Encode(w io.Writer) error {
 	out := bufio.NewWriter(w)
@@ -123,6 +157,9 @@ func (r Record) Encode(w io.Writer) error {
 		fmt.Fprintf(out, "%q", name)
 		if e.Label != "" {
 			fmt.Fprintf(out, " selinux=%q", e.Label)
+		}
+		if e.Device.Kind != 0 {
+			fmt.Fprintf(out, " device=%s", e.Device)
 		}
 		if e.Flags != 0 {
 			fmt.Fprintf(out, " flags=%s", letters(e.Flags))
@@ -161,12 +198,36 @@ func (r Record) SetFlags(name string, flags, mask uint32) {
 	r.set(name, e)
 }
 
+// SetDevice notes a device node that the tree cannot have.
+func (r Record) SetDevice(name string, d Device) {
+	e := r[name]
+	e.Device = d
+	r.set(name, e)
+}
+
 func (r Record) set(name string, e Entry) {
 	if e == (Entry{}) {
 		delete(r, name)
 		return
 	}
 	r[name] = e
+}
+
+// Devices returns the device nodes that count: those at whose place the tree, a
+// directory, has nothing, in a directory of the tree.
+func (r Record) Devices(tree string) map[string]Device {
+	out := map[string]Device{}
+	for name, e := range r {
+		if e.Device.Kind == 0 {
+			continue
+		}
+		_, err := os.Lstat(filepath.Join(tree, name))
+		dir, dirErr := os.Lstat(filepath.Join(tree, path.Dir(name)))
+		if errors.Is(err, os.ErrNotExist) && dirErr == nil && dir.IsDir() {
+			out[name] = e.Device
+		}
+	}
+	return out
 }
 
 // Below returns the entries of dir and of what is below it, with paths as seen

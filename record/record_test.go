@@ -8,10 +8,11 @@ import (
 )
 
 func TestEncode(t *testing.T) {
-	r := Record{"/b": {Label: "system_u:object_r:etc_t:s0"}, "/": {Flags: Immutable}, "/a<b": {Label: "x", Flags: Append}, "/none": {}, "/\xffz": {Label: "x", Flags: Append | Immutable}}
+	r := Record{"/b": {Label: "system_u:object_r:etc_t:s0"}, "/": {Flags: Immutable}, "/a<b": {Label: "x", Flags: Append}, "/none": {}, "/dev/null": {Label: "x", Device: Device{Kind: 'c', Major: 1, Minor: 3, Mode: 0o666, GID: 5}}, "/\xffz": {Label: "x", Flags: Append | Immutable}}
 	want := `"/" flags=i
 "/a<b" selinux="x" flags=a
 "/b" selinux="system_u:object_r:etc_t:s0"
+"/dev/null" selinux="x" device=c:1:3:0666:0:5
 "/\xffz" selinux="x" flags=ai
 `
 	var out bytes.Buffer
@@ -33,20 +34,25 @@ func TestEncode(t *testing.T) {
 
 func TestDecodeRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		`"a" flags=i`:              `"a" is no absolute clean path`,
-		`"/a/../b" flags=i`:        "clean path",
-		`"/a/" flags=i`:            "clean path",
-		`"/a\x00" flags=i`:         "clean path",
-		`/a flags=i`:               "does not begin with a quoted path",
-		`"/a"`:                     "nothing or something unknown",
-		`"/a" flags=`:              "nothing or something unknown",
-		`"/a" flags=ix`:            `unknown inode flag 'x'`,
-		`"/a" selinux=x`:           "no SELinux context",
-		`"/a" selinux=""`:          "no SELinux context",
-		`"/a" selinux="x\ny"`:      "no SELinux context",
-		`"/a" selinux="x" mode=7`:  "something unknown",
-		"\"/a\" flags=i\n\"/b":     "line 2",
-		`"/a" flags=i selinux="x"`: `unknown inode flag ' '`,
+		`"a" flags=i`:                 `"a" is no absolute clean path`,
+		`"/a/../b" flags=i`:           "clean path",
+		`"/a/" flags=i`:               "clean path",
+		`"/a\x00" flags=i`:            "clean path",
+		`/a flags=i`:                  "does not begin with a quoted path",
+		`"/a"`:                        "nothing or something unknown",
+		`"/a" flags=`:                 "nothing or something unknown",
+		`"/a" flags=ix`:               `unknown inode flag 'x'`,
+		`"/a" selinux=x`:              "no SELinux context",
+		`"/a" selinux=""`:             "no SELinux context",
+		`"/a" selinux="x\ny"`:         "no SELinux context",
+		`"/a" device=x:1:3:0666:0:5`:  "no device",
+		`"/a" device=c:1:3:66:0:5`:    "no device",
+		`"/a" device=c:1:3:0666:0`:    "no device",
+		`"/a" device=c:1:3:17777:0:0`: "no device",
+		`"/a" device=c:-1:3:0777:0:0`: "no device",
+		`"/a" selinux="x" mode=7`:     "something unknown",
+		"\"/a\" flags=i\n\"/b":        "line 2",
+		`"/a" flags=i selinux="x"`:    `unknown inode flag ' '`,
 	} {
 		if _, err := Decode(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", text, err, want)

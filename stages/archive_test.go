@@ -85,6 +85,11 @@ func writeMember(archive *tar.Writer, format string, line treeLine) error {
 			return err
 		}
 		header.Size = int64(len(content))
+	case "char", "block":
+		header.Typeflag = map[string]byte{"char": tar.TypeChar, "block": tar.TypeBlock}[line.kind]
+		if _, err := fmt.Sscanf(line.content, "%d:%d", &header.Devmajor, &header.Devminor); err != nil {
+			return fmt.Errorf("device %s: %w", line.content, err)
+		}
 	default:
 		return fmt.Errorf("cannot pack a %q", line.kind)
 	}
@@ -162,6 +167,9 @@ func readMember(header *tar.Header, content io.Reader) (treeLine, error) {
 		line.kind = "same"
 	case tar.TypeFifo:
 		line.kind = "fifo"
+	case tar.TypeChar, tar.TypeBlock:
+		line.kind = map[byte]string{tar.TypeChar: "char", tar.TypeBlock: "block"}[header.Typeflag]
+		line.content = fmt.Sprintf("%d:%d", header.Devmajor, header.Devminor)
 	default:
 		line.kind = "file"
 		data, err := io.ReadAll(content)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// marks puts SELinux labels and inode flags where they are kept: for files of
+// marks puts SELinux labels, inode flags and devices where they are kept: for files of
 // the tree in its side record, for those of mounts, which are filesystems that
 // can hold them, in the filesystem.
 type marks struct {
@@ -45,7 +45,7 @@ func (m *marks) label(file, label string) error {
 		}
 		return err
 	}
-	if _, err := os.Lstat(file); err != nil {
+	if _, err := os.Lstat(file); err != nil && m.record[name].Device.Kind == 0 {
 		return err
 	}
 	m.record.SetLabel(name, label)
@@ -80,6 +80,23 @@ func (m *marks) flag(file string, flags, mask uint32) error {
 		return fmt.Errorf("%w: inode flags of a mounted filesystem are set by root only; set them in the tree before it is copied, and write the disk with org.ossify.disk", err)
 	}
 	return err
+}
+
+// device makes a device node, in a mounted filesystem a real one.
+func (m *marks) device(file string, d record.Device) error {
+	if name, ok := m.inTree(file); ok {
+		m.record.SetDevice(name, d)
+		m.changed = true
+		return nil
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Kind == 'b' {
+		kind = unix.S_IFBLK
+	}
+	if err := unix.Mknod(file, kind, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
+		return fmt.Errorf("make device %s: %w; only root makes them in a mounted filesystem: write the disk with org.ossify.disk", file, err)
+	}
+	return errors.Join(os.Lchown(file, int(d.UID), int(d.GID)), unix.Chmod(file, d.Mode))
 }
 
 // save leaves the side record for the engine if it was changed.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/record"
 )
 
 const tarStage = "org.osbuild.tar"
@@ -39,6 +40,10 @@ func tarTree(ctx context.Context, args *module.Args, options tarOptions) error {
 	if err != nil {
 		return err
 	}
+	labels, err := record.Open(args.Inputs["tree"].Record)
+	if err != nil {
+		return err
+	}
 	argv := formatArguments(options)
 	if options.Sparse {
 		argv = append(argv, "--sparse")
@@ -49,32 +54,52 @@ func tarTree(ctx context.Context, args *module.Args, options tarOptions) error {
 	if options.NumericOwner {
 		argv = append(argv, "--numeric-owner")
 	}
-	if options.Compression == "" || options.Compression == "auto" {
-		argv = append(argv, "--auto-compress")
-	} else {
-		argv = append(argv, "--"+options.Compression)
-	}
-	if tool := compressor(options); tool != "" {
-		if _, err := module.LookTool(tool); err != nil {
-			return fmt.Errorf("%s: %w", tarStage, err)
-		}
-	}
 	names, err := memberNames(source, options)
 	if err != nil {
 		return err
 	}
-	argv = append(argv, "--sort=name", "-cf", target, "-C", source)
-	cmd, err := hostCommand(ctx, args, tarStage, "tar", append(argv, names...)...)
+	argv = append(argv, "--sort=name", "-C", source)
+	tool := compressor(options)
+	if tool != "" {
+		if _, err := module.LookTool(tool); err != nil {
+			return fmt.Errorf("%s: %w", tarStage, err)
+		}
+	}
+	devices, err := deviceMembers(source, labels, options)
 	if err != nil {
 		return err
 	}
-	// Like osbuild: every core compresses.
-	cmd.Env = append(cmd.Env, "XZ_OPT=--threads 0")
-	if err := run(cmd); err != nil {
+	if keyword := labelKeyword(options); keyword != "" && len(labels) > 0 || len(devices) > 0 {
+		if keyword == "" {
+			labels = nil
+		}
+		err = packLabelled(ctx, args, &labelledTar{argv: argv, names: names, target: target, tool: tool, keyword: keyword, labels: labels, devices: devices})
+	} else {
+		if options.Compression == "" || options.Compression == "auto" {
+			argv = append(argv, "--auto-compress")
+		} else {
+			argv = append(argv, "--"+options.Compression)
+		}
+		err = pack(ctx, args, append(append(argv, "-cf", target), names...))
+	}
+	if err != nil {
 		return fmt.Errorf("pack %s: %w", options.Filename, err)
 	}
 	return nil
 }
+
+// pack runs tar.
+func pack(ctx context.Context, args *module.Args, argv []string) error {
+	cmd, err := hostCommand(ctx, args, tarStage, "tar", argv...)
+	if err != nil {
+		return err
+	}
+	cmd.Env = append(cmd.Env, compressorEnv)
+	return run(cmd)
+}
+
+// compressorEnv lets every core compress, like osbuild.
+const compressorEnv = "XZ_OPT=--threads 0"
 
 // formatArguments returns the flags for format and metadata. Each of the three
 // kinds of metadata makes tar write posix archives whatever the format says.

@@ -130,6 +130,12 @@ func parseTreeLine(text string) (treeLine, error) {
 		return l, fmt.Errorf("owner %q: %w", fields[2], err)
 	}
 	fields = fields[3:]
+	if l.kind == "char" || l.kind == "block" {
+		if len(fields) == 0 {
+			return l, errors.New("a device needs MAJOR:MINOR")
+		}
+		l.content, fields = fields[0], fields[1:]
+	}
 	if l.kind == "file" {
 		if len(fields) == 0 {
 			return l, errors.New("a file needs content")
@@ -147,6 +153,21 @@ func parseTreeLine(text string) (treeLine, error) {
 		}
 	}
 	return l, nil
+}
+
+// device returns the device node of a line that is one.
+func (l treeLine) device() (record.Device, bool) {
+	d := record.Device{Mode: l.mode, UID: uint32(l.uid), GID: uint32(l.gid)}
+	switch l.kind {
+	case "char":
+		d.Kind = 'c'
+	case "block":
+		d.Kind = 'b'
+	default:
+		return d, false
+	}
+	_, err := fmt.Sscanf(l.content, "%d:%d", &d.Major, &d.Minor)
+	return d, err == nil
 }
 
 // showContent is the form in which content stands in a line.
@@ -288,6 +309,9 @@ func snapshot(root, prefix string, show func(path string, data []byte) (string, 
 			}
 		case unix.S_IFIFO:
 			l.kind = "fifo"
+		case unix.S_IFCHR, unix.S_IFBLK:
+			l.kind = map[bool]string{true: "char", false: "block"}[stat.Mode&unix.S_IFMT == unix.S_IFCHR]
+			l.content = fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
 		case unix.S_IFREG:
 			l.kind = "file"
 			data, err := os.ReadFile(path)

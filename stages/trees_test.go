@@ -111,6 +111,15 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 	if err := t.note(&line); err != nil {
 		return err
 	}
+	if d, ok := line.device(); ok && t.real {
+		kind := map[byte]uint32{'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[d.Kind]
+		if err := unix.Mknod(path, kind, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
+			return err
+		}
+		return line.dress(path)
+	} else if ok {
+		return nil
+	}
 	format, isArchive := strings.CutPrefix(line.content, "archive ")
 	if line.kind != "deb" && !isArchive {
 		var other string
@@ -148,6 +157,12 @@ func (t *trees) note(line *treeLine) error {
 		return err
 	}
 	name := strings.TrimPrefix(prefix, "input://")
+	if d, ok := line.device(); ok && !t.real {
+		if t.records[name] == nil {
+			t.records[name] = record.Record{}
+		}
+		t.records[name].SetDevice(filepath.Clean(below), d)
+	}
 	kept := line.attrs[:0:0]
 	for _, attr := range line.attrs {
 		key, value, err := splitAttr(attr)
@@ -243,6 +258,11 @@ func (t *trees) snapshot() (map[string]treeLine, error) {
 	}
 	if len(r) == 0 {
 		r = t.records[""]
+	}
+	for name, d := range r.Devices(filepath.Join(t.dir, "tree")) {
+		kind := map[byte]string{'c': "char", 'b': "block"}[d.Kind]
+		out[name] = treeLine{path: name, kind: kind, mode: d.Mode, uid: int(d.UID), gid: int(d.GID),
+			content: fmt.Sprintf("%d:%d", d.Major, d.Minor), mtime: -1}
 	}
 	for name, line := range out {
 		e := r[name]

@@ -1,15 +1,19 @@
 package stages
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/record"
 )
 
 const untarStage = "org.osbuild.untar"
@@ -49,10 +53,98 @@ func untar(ctx context.Context, args *module.Args, options untarOptions) error {
 	if err != nil {
 		return err
 	}
+	// Only root of the machine makes device nodes. Whether there are some is known
+	// after all of the archive was read, so that is asked when it failed.
+	runErr := run(cmd)
+	if runErr == nil {
+		return nil
+	}
+	devices, err := archivedDevices(ctx, args, source, tool)
+	if err != nil || len(devices) == 0 {
+		return fmt.Errorf("unpack: %w", runErr)
+	}
+	fmt.Printf("%d device nodes of the archive go to the side record; unpacking without them\n", len(devices))
+	return untarWithout(ctx, args, source, target, devices)
+}
+
+// untarWithout unpacks an archive without its devices, which it records.
+func untarWithout(ctx context.Context, args *module.Args, source, target string, devices map[string]record.Device) error {
+	list, err := os.CreateTemp("", "devices-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(list.Name())
+	defer list.Close()
+	for name := range devices {
+		if strings.Contains(name, "\n") {
+			return fmt.Errorf("unpack: the device %q has a line end in its name", name)
+		}
+		fmt.Fprintln(list, name)
+	}
+	cmd, err := hostCommand(ctx, args, untarStage, "tar", "--auto-compress", "-x", "-f", source, "-C", target,
+		"--anchored", "--no-wildcards", "--exclude-from", list.Name())
+	if err != nil {
+		return err
+	}
 	if err := run(cmd); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
-	return nil
+	r, err := record.Open(args.Record)
+	if err != nil {
+		return err
+	}
+	below, err := filepath.Rel(args.Tree, target)
+	if err != nil {
+		return err
+	}
+	for name, device := range devices {
+		r.SetDevice(path.Join("/", below, path.Join("/", name)), device)
+	}
+	return module.SetRecord(r)
+}
+
+// archivedDevices returns the device nodes of an archive by member name.
+func archivedDevices(ctx context.Context, args *module.Args, source, tool string) (_ map[string]record.Device, err error) {
+	file, err := os.Open(source)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var data io.Reader = file
+	if tool != "" {
+		cmd, err := hostCommand(ctx, args, untarStage, tool, "-dc")
+		if err != nil {
+			return nil, err
+		}
+		cmd.Stdin = file
+		if data, err = cmd.StdoutPipe(); err != nil {
+			return nil, err
+		}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		defer func() { _ = cmd.Wait() }()
+	}
+	out := map[string]record.Device{}
+	for archive := tar.NewReader(data); ; {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		d := record.Device{Kind: 'c', Major: uint32(h.Devmajor), Minor: uint32(h.Devminor), Mode: uint32(h.Mode) & 0o7777, UID: uint32(h.Uid), GID: uint32(h.Gid)}
+		switch h.Typeflag {
+		case tar.TypeBlock:
+			d.Kind = 'b'
+			fallthrough
+		case tar.TypeChar:
+			out[h.Name] = d
+		default:
+			delete(out, h.Name) // a later member replaces it
+		}
+	}
 }
 
 // decompressor returns the program that tar will call for the file, by its

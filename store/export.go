@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	gopath "path"
 	"path/filepath"
 	"strings"
 
+	"github.com/ossify/ossify/record"
 	"go.podman.io/storage/pkg/system"
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +39,9 @@ type Exported struct {
 	Foreign int
 	// LeftOut are devices, pipes and sockets, which are not copied.
 	LeftOut []string
+	// Unlabelled is the number of SELinux labels and inode flags that the copy
+	// has not got.
+	Unlabelled int
 }
 
 // Export copies the layer's tree into dir, an existing directory, with modes,
@@ -67,7 +72,43 @@ func (s *Store) Export(l *Layer, dir string, opts ExportOptions) (_ *Exported, e
 			return nil, fmt.Errorf("export to %s: %w", dir, err)
 		}
 	}
+	if err := e.applyRecord(s, l); err != nil {
+		return nil, fmt.Errorf("export to %s: %w", dir, err)
+	}
 	return &e.done, nil
+}
+
+// applyRecord sets SELinux labels, if owners are kept, and counts what is not set.
+func (e *exporter) applyRecord(s *Store, l *Layer) error {
+	data, err := s.Record(l)
+	if err != nil || data == nil {
+		return err
+	}
+	r, err := record.Decode(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	for name, entry := range r {
+		to := filepath.Join(e.to, name)
+		if _, err := os.Lstat(to); err != nil {
+			if entry.Device.Kind != 0 {
+				e.done.LeftOut = append(e.done.LeftOut, strings.TrimPrefix(name, "/"))
+			}
+			continue // not in the tree, or not copied
+		}
+		if entry.Flags != 0 {
+			e.done.Unlabelled++ // what is immutable cannot be exported again
+		}
+		if entry.Label == "" {
+			continue
+		}
+		if !e.KeepOwners {
+			e.done.Unlabelled++
+		} else if err := unix.Lsetxattr(to, "security.selinux", append([]byte(entry.Label), 0), 0); err != nil {
+			return &fs.PathError{Op: "label", Path: to, Err: err}
+		}
+	}
+	return nil
 }
 
 // ExportTar writes the layer's tree to path as a tar archive, with the owners,
@@ -102,8 +143,8 @@ func (s *Store) ExportTar(ctx context.Context, l *Layer, path string) (err error
 	cmd := exec.CommandContext(ctx, tool, "--create", "--file=-", "--directory="+scratch, "--sort=name", "--numeric-owner",
 		"--acls", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=user.overlay.*", "--sparse", "--hole-detection=raw", "--format=posix",
 		"--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", ".")
-	cmd.Stdout, cmd.Stderr = out, &messages
-	if err := cmd.Run(); err != nil {
+	cmd.Stderr = &messages
+	if err := s.pack(l, cmd, scratch, out); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -113,6 +154,41 @@ func (s *Store) ExportTar(ctx context.Context, l *Layer, path string) (err error
 		return fmt.Errorf("export to %s: %w", path, err)
 	}
 	return nil
+}
+
+// pack runs tar on the layer's tree and adds what is in its side record to what
+// tar writes.
+func (s *Store) pack(l *Layer, tar *exec.Cmd, tree string, out io.Writer) error {
+	data, err := s.Record(l)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		tar.Stdout = out
+		return tar.Run()
+	}
+	r, err := record.Decode(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	options := record.TarOptions{Keyword: record.TarXattr, Devices: map[string]record.Device{}}
+	options.Label = func(_ int, name string) string { return r[gopath.Join("/", name)].Label }
+	for name, device := range r.Devices(tree) {
+		options.Devices["."+name] = device
+	}
+	archive, err := tar.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := tar.Start(); err != nil {
+		return err
+	}
+	if err := record.CompleteTar(out, archive, options); err != nil {
+		// What went wrong with tar is the better reason.
+		_ = archive.Close()
+		return errors.Join(tar.Wait(), err)
+	}
+	return tar.Wait()
 }
 
 // exporter is one call of Export.

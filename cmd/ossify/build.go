@@ -377,6 +377,16 @@ func (o *buildOptions) tellExport(p *pipeline.Pipeline, done *store.Exported) {
 		fmt.Fprintf(os.Stderr, "ossify: note: the export of pipeline %s is without %d devices, pipes or sockets, such as %s; --export %s%s has them\n",
 			p.Name, n, done.LeftOut[0], p.Name, tarSuffix)
 	}
+	o.tellUnlabelled(p, done.Unlabelled)
+}
+
+// tellUnlabelled says that what a side record has is not in an exported directory.
+func (o *buildOptions) tellUnlabelled(p *pipeline.Pipeline, n int) {
+	if o.quiet || n == 0 {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "ossify: note: the export of pipeline %s is without %d SELinux labels and inode flags, which only root may set; --export %s%s has the labels\n",
+		p.Name, n, p.Name, tarSuffix)
 }
 
 // reportInvalid prints a manifest's faults as osbuild does, as JSON where that
