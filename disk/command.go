@@ -55,12 +55,15 @@ func (t *tool) run(ctx context.Context, env []string, stdout io.Writer, name str
 }
 
 func (t *tool) runPath(ctx context.Context, env []string, stdout io.Writer, path string, args ...string) error {
-	_, err := t.listen(ctx, env, stdout, path, args...)
+	said, err := t.listen(ctx, env, stdout, path, args...)
+	if said != "" {
+		fmt.Fprint(t.log, said)
+	}
 	return err
 }
 
-// listen is runPath, and returns what the program said on standard error, for
-// programs whose status tells nothing.
+// listen is runPath for programs whose status tells nothing: what the program said
+// on standard error is returned, not logged.
 func (t *tool) listen(ctx context.Context, env []string, stdout io.Writer, path string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append([]string{
@@ -74,17 +77,14 @@ func (t *tool) listen(ctx context.Context, env []string, stdout io.Writer, path 
 		cmd.Stdout = &said
 	}
 	err := cmd.Run()
-	if said.Len() > 0 {
-		fmt.Fprintf(t.log, "%s", said.Bytes())
-	}
 	if err == nil {
 		return said.String(), nil
 	}
 	if ctx.Err() != nil {
-		return "", ctx.Err()
+		return said.String(), ctx.Err()
 	}
 	base := path[strings.LastIndexByte(path, '/')+1:]
-	return "", &toolError{name: base, err: err, said: strings.TrimSpace(said.String())}
+	return said.String(), &toolError{name: base, err: err, said: strings.TrimSpace(said.String())}
 }
 
 // toolError is the failure of a program.

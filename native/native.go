@@ -77,6 +77,32 @@ func early() []Family {
 	}
 }
 
+// Families are all families of native modules; others are those that this package
+// leaves to main.
+func Families(others ...Family) []Family { return append(early(), others...) }
+
+// caseCounts has a line "FOLDER/NAME ACCEPTED REFUSED" for each module.
+//
+//go:embed cases.txt
+var caseCounts string
+
+// CaseCount is the number of a module's test cases.
+type CaseCount struct{ Accepted, Refused int }
+
+// Cases returns the number of test cases by "FOLDER/NAME".
+func Cases() (map[string]CaseCount, error) {
+	out := map[string]CaseCount{}
+	for _, line := range strings.Split(strings.TrimSpace(caseCounts), "\n") {
+		var name string
+		var count CaseCount
+		if _, err := fmt.Sscan(line, &name, &count.Accepted, &count.Refused); err != nil {
+			return nil, fmt.Errorf("internal error: cases.txt: %q: %w", line, err)
+		}
+		out[name] = count
+	}
+	return out, nil
+}
+
 // started returns the module that this process was started as: by its name, and
 // by its family, which is the folder of a host service and a variable inside the
 // sandbox.

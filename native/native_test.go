@@ -1,9 +1,12 @@
 package native_test
 
 import (
+	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -52,3 +55,49 @@ func TestLibdir(t *testing.T) {
 		t.Errorf("org.osbuild.tree: %v\n%s", err, out)
 	}
 }
+
+var update = flag.Bool("update", false, "write cases.txt")
+
+// TestCaseCounts holds cases.txt together with the folders of cases.
+func TestCaseCounts(t *testing.T) {
+	var lines []string
+	for _, family := range native.Families() {
+		for _, m := range family.Table {
+			files, err := filepath.Glob(filepath.Join("..", family.Folder, "testdata", m.Name, "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted, refused := 0, 0
+			for _, file := range files {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if refusal.Match(data) {
+					refused++
+				} else {
+					accepted++
+				}
+			}
+			lines = append(lines, fmt.Sprintf("%s/%s %d %d\n", family.Folder, m.Name, accepted, refused))
+		}
+	}
+	want := strings.Join(lines, "")
+	if *update {
+		if err := os.WriteFile("cases.txt", []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	got, err := os.ReadFile("cases.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("cases.txt is not what the folders hold: go test ./native -update writes it")
+	}
+}
+
+// refusal is what makes a case one that is refused: a part of a text archive, or a
+// member of a JSON object.
+var refusal = regexp.MustCompile(`(?mi)^-- (refused|error) --$|^\s*"(refused|error)":`)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/selinux"
+	"golang.org/x/sys/unix"
 )
 
 type selinuxOptions struct {
@@ -95,7 +96,7 @@ func labelAll(args *module.Args, marks *marks, target location, options *selinux
 		excluded[filepath.Join(top, path.Join("/", name))] = true
 	}
 	linked := map[uint64]bool{}
-	return filepath.WalkDir(top, func(file string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(top, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -124,4 +125,76 @@ func labelAll(args *module.Args, marks *marks, target location, options *selinux
 		}
 		return marks.label(file, label)
 	})
+	if err != nil {
+		return err
+	}
+	if err := labelDevices(marks, contexts, target, excluded); err != nil {
+		return err
+	}
+	return labelLostFound(marks, contexts, target)
+}
+
+// labelDevices labels the devices that only the tree's side record has.
+func labelDevices(marks *marks, contexts *selinux.Contexts, target location, excluded map[string]bool) error {
+	if target.root != marks.tree {
+		return nil
+	}
+	for name, device := range marks.record.Devices(target.root) {
+		file := filepath.Join(target.root, name)
+		inside := strings.HasPrefix(name, strings.TrimSuffix(target.path, "/")+"/")
+		for dir := filepath.Dir(file); dir != target.root && inside; dir = filepath.Dir(dir) {
+			inside = !excluded[dir]
+		}
+		if !inside {
+			continue
+		}
+		kind := uint32(unix.S_IFCHR)
+		if device.Kind == 'b' {
+			kind = unix.S_IFBLK
+		}
+		label, ok, err := contexts.Lookup(name, kind)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if err := marks.label(file, label); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labelLostFound records the labels of the directories that mkfs makes in the root
+// of a filesystem, which is / or lies below it.
+func labelLostFound(marks *marks, contexts *selinux.Contexts, target location) error {
+	if target.root != marks.tree || target.path != "/" {
+		return nil
+	}
+	tops, err := os.ReadDir(target.root)
+	if err != nil {
+		return err
+	}
+	dirs := []string{"/"}
+	for _, top := range tops {
+		if top.IsDir() {
+			dirs = append(dirs, "/"+top.Name())
+		}
+	}
+	for _, dir := range dirs {
+		name := path.Join(dir, "lost+found")
+		if _, err := os.Lstat(filepath.Join(target.root, name)); err == nil {
+			continue
+		}
+		label, ok, err := contexts.Lookup(name, unix.S_IFDIR)
+		if err != nil {
+			return err
+		}
+		if ok {
+			marks.record.SetLabel(name, label)
+			marks.changed = true
+		}
+	}
+	return nil
 }

@@ -158,6 +158,34 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	return l, nil
 }
 
+// Checkpoint returns the checkpoint whose name begins so; it is an error if there
+// is none, or several.
+func (s *Store) Checkpoint(prefix string) (*Layer, error) {
+	layers, err := s.storage.Layers()
+	if err != nil {
+		return nil, fmt.Errorf("look up checkpoint %s: %w", prefix, err)
+	}
+	var found []*Layer
+	for _, layer := range layers {
+		if _, ours := layer.Flags[flagRun]; !ours {
+			continue
+		}
+		if slices.ContainsFunc(layer.Names, func(name string) bool { return strings.HasPrefix(name, prefix) }) {
+			key, _ := layer.Flags[flagKey].(string)
+			l := s.layer(layer.ID, key)
+			l.recorded = slices.Contains(layer.BigDataNames, recordKey)
+			found = append(found, l)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("store %s has no checkpoint %s: stage ids are in the output of a build, and in that of --inspect", s.dir, prefix)
+	case 1:
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("%d checkpoints of store %s begin with %s: give more of the id", len(found), s.dir, prefix)
+}
+
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
 // Name names it.
 func (s *Store) Create(base *Layer, key string) (*Layer, error) {

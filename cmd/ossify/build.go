@@ -36,14 +36,19 @@ type storeOptions struct {
 }
 
 func (o *storeOptions) addFlags(cmd *cobra.Command) {
+	o.addStore(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
-	f.StringVar(&o.store, "cache", defaultStore(), "same as --store")
 	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
 	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own, which are \"native\" (can be given several times)")
 	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
+}
+
+// addStore adds what names the store.
+func (o *storeOptions) addStore(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
+	cmd.Flags().StringVar(&o.store, "cache", defaultStore(), "same as --store")
 }
 
 // defaultStore follows the XDG base directory specification.

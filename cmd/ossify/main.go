@@ -185,6 +185,6 @@ func rootCommand() *cobra.Command {
 		asOsbuild(root, &opts)
 		return root
 	}
-	root.AddCommand(composeCommand(), bootCommand(), unshareCommand())
+	root.AddCommand(composeCommand(), bootCommand(), diffCommand(), modulesCommand(), schemaCommand(), unshareCommand())
 	return root
 }
