@@ -49,6 +49,10 @@ func (m *meta) stageSchema(stage, version string) (*jsonschema.Schema, error) {
 		"type": "object", "additionalProperties": false,
 		"required": []any{key}, "properties": properties,
 	}
+	// References are written as if the options were the root.
+	if options, ok := parts["options"].(map[string]any); ok && options["definitions"] != nil {
+		schema["definitions"] = options["definitions"]
+	}
 	// Through JSON, so that numbers are what the compiler expects.
 	data, err := json.Marshal(schema)
 	if err != nil {

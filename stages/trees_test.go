@@ -366,7 +366,7 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 		}
 	}
 	return map[string]any{
-		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": options,
+		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": json.RawMessage(bytes.ReplaceAll(options, []byte("$CASE"), []byte(t.dir))),
 		"meta":   map[string]any{"id": strings.Repeat("0", 64), "source-epoch": extra.SourceEpoch},
 		"inputs": inputs, "mounts": mounts, "devices": devices,
 		"paths": map[string]string{"devices": filepath.Join(t.dir, "devices"), "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
