@@ -62,6 +62,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "libc-bin", "glibc"
 	case "gpgv":
 		return "gpgv", "gnupg2"
+	case "rpmkeys":
+		return "rpm", "rpm"
 	case "sfdisk":
 		return "fdisk", "util-linux"
 	case "mkswap":

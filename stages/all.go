@@ -31,6 +31,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.resolv-conf", resolvConf),
 	module.Stage("org.osbuild.rhsm.facts", rhsmFacts),
 	module.Stage("org.osbuild.rpm.macros", rpmMacros),
+	module.Stage("org.osbuild.rpmkeys.import", rpmkeysImport),
 	module.Stage("org.osbuild.script", script),
 	module.Stage("org.osbuild.selinux", selinuxLabels),
 	module.Stage("org.osbuild.systemd", systemd),
