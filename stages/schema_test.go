@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/dlclark/regexp2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
@@ -64,11 +65,26 @@ func (m *meta) stageSchema(stage, version string) (*jsonschema.Schema, error) {
 	}
 	compiler := jsonschema.NewCompiler()
 	compiler.DefaultDraft(jsonschema.Draft4)
+	compiler.UseRegexpEngine(compilePattern)
 	url := "mem:///" + stage
 	if err := compiler.AddResource(url, doc); err != nil {
 		return nil, err
 	}
 	return compiler.Compile(url)
+}
+
+// schemaPattern is a regular expression as the engine has them: osbuild's look
+// ahead, which Go's own cannot.
+type schemaPattern struct{ *regexp2.Regexp }
+
+func compilePattern(text string) (jsonschema.Regexp, error) {
+	re, err := regexp2.Compile(text, regexp2.None)
+	return schemaPattern{re}, err
+}
+
+func (p schemaPattern) MatchString(text string) bool {
+	ok, err := p.Regexp.MatchString(text)
+	return err == nil && ok
 }
 
 // checkSchema validates the case's stage as format 2 does and, where the
