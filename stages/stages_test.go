@@ -166,6 +166,15 @@ func (t *trees) apply(tb testing.TB, c *caseFile, options json.RawMessage, run f
 	if err != nil {
 		tb.Fatal(err)
 	}
+	release, err := t.layBuildRoot()
+	defer func() {
+		if err := release(); err != nil {
+			tb.Error(err)
+		}
+	}()
+	if err != nil {
+		tb.Fatal(err)
+	}
 	for _, tool := range c.lines("missing") {
 		release, err := hideTool(tool)
 		defer func() {

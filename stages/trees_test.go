@@ -83,10 +83,13 @@ func (t *trees) build(c *caseFile) error {
 	}
 	for _, part := range c.parts {
 		if name, ok := strings.CutPrefix(part.name, "standin "); ok {
-			if err := os.WriteFile(filepath.Join(t.dir, "bin", name), []byte(part.data), 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(t.dir, "bin", path.Base(name)), []byte(part.data), 0o755); err != nil {
 				return err
 			}
 		}
+	}
+	if err := t.buildRoot(c); err != nil {
+		return err
 	}
 	for i := len(lines) - 1; i >= 0; i-- {
 		if lines[i].mtime < 0 {
