@@ -70,6 +70,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "util-linux", "util-linux"
 	case "mount", "umount":
 		return "mount", "util-linux-core"
+	case "zipl":
+		return "s390-tools", "s390utils-core"
 	case "sh":
 		return "dash", "bash"
 	}
