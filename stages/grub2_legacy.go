@@ -14,13 +14,6 @@ import (
 	"github.com/ossify/ossify/module"
 )
 
-const (
-	grubLibrary = "/usr/lib/grub"
-	grubFont    = "/usr/share/grub/unicode.pf2"
-	grubEnvSize = 1024
-	buildESP    = "/boot/efi/EFI"
-)
-
 // fsName is one way to name a filesystem.
 type fsName struct {
 	UUID   string `json:"uuid"`
@@ -255,21 +248,7 @@ func (g *grubTree) bios() error {
 	if err := g.write(g.home+"/grub.cfg", config); err != nil {
 		return err
 	}
-	source := filepath.Join(grubLibrary, platform)
-	entries, err := os.ReadDir(source)
-	if err != nil {
-		return fmt.Errorf("the build root has no GRUB for %s: install grub-pc-bin or grub2-pc-modules (ppc64le: grub2-ppc64le-modules) in it: %w", platform, err)
-	}
-	for _, entry := range entries {
-		ext := filepath.Ext(entry.Name())
-		if ext != ".mod" && ext != ".lst" || entry.Name() == "fdt.lst" {
-			continue
-		}
-		if err := g.copyFile(filepath.Join(source, entry.Name()), filepath.Join(g.home, platform, entry.Name())); err != nil {
-			return err
-		}
-	}
-	return g.copyFile(grubFont, g.home+"/fonts/unicode.pf2")
+	return copyGrubPlatform(g.args, platform, g.home)
 }
 
 // uefi writes grub.cfg beside the vendor's loader and, if asked, copies the
@@ -280,10 +259,8 @@ func (g *grubTree) uefi() error {
 		return fmt.Errorf("vendor %q is not the name of a directory", vendor)
 	}
 	if g.options.UEFI.Install {
-		for _, dir := range []string{"BOOT", vendor} {
-			if err := g.copyTree(filepath.Join(buildESP, dir), filepath.Join(buildESP, dir)); err != nil {
-				return fmt.Errorf("install UEFI loaders of the build root: %w", err)
-			}
+		if err := copyLoaders(g.args, buildESP, vendor); err != nil {
+			return err
 		}
 	}
 	suffix := ""
@@ -295,52 +272,4 @@ func (g *grubTree) uefi() error {
 		return err
 	}
 	return g.write(filepath.Join(buildESP, vendor, "grub.cfg"), config)
-}
-
-// copyTree copies a directory of the build root, with what its symbolic links
-// lead to in their place.
-func (g *grubTree) copyTree(source, target string) error {
-	entries, err := os.ReadDir(source)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		from, to := filepath.Join(source, entry.Name()), filepath.Join(target, entry.Name())
-		info, err := os.Stat(from)
-		if err != nil {
-			return err
-		}
-		if info.IsDir() {
-			err = g.copyTree(from, to)
-		} else {
-			err = g.copyFile(from, to)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// copyFile copies a file of the build root with its mode and time.
-func (g *grubTree) copyFile(source, target string) error {
-	data, err := os.ReadFile(source)
-	if err != nil {
-		return err
-	}
-	info, err := os.Stat(source)
-	if err != nil {
-		return err
-	}
-	if err := g.write(target, string(data)); err != nil {
-		return err
-	}
-	path, err := treeTarget(g.args, target)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(path, info.Mode().Perm()); err != nil {
-		return err
-	}
-	return os.Chtimes(path, info.ModTime(), info.ModTime())
 }
