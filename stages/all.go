@@ -23,6 +23,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.fstab", fstab),
 	module.Stage("org.osbuild.groups", groups),
 	module.Stage("org.osbuild.grub2", grub2),
+	module.Stage("org.osbuild.grub2.inst", grub2Inst),
+	module.Stage("org.osbuild.grub2.iso", grub2Iso),
 	module.Stage("org.osbuild.grub2.legacy", grub2Legacy),
 	module.Stage("org.osbuild.hostname", hostname),
 	module.Stage("org.osbuild.insights-client.config", insightsClientConfig),

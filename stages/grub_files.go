@@ -46,7 +46,7 @@ func copyGrubFont(args *module.Args, dir string) error {
 		return err
 	}
 	if err := copyBuildFile(args, grubFont, filepath.Join(dir, filepath.Base(grubFont))); err != nil {
-		return fmt.Errorf("copy GRUB's font of the build root, which grub-common has (Debian and Fedora): %w", err)
+		return fmt.Errorf("copy GRUB's font of the build root, which is in grub-common (Debian) or grub2-common (Fedora): %w", err)
 	}
 	return nil
 }
