@@ -58,6 +58,16 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "passwd", "passwd"
 	case "mkhomedir_helper":
 		return "libpam-modules-bin", "pam"
+	case "authselect":
+		return "", "authselect"
+	case "dracut":
+		return "dracut-core", "dracut"
+	case "firewall-offline-cmd":
+		return "firewalld", "firewalld"
+	case "initoverlayfs-install":
+		return "", "initoverlayfs"
+	case "update-crypto-policies":
+		return "crypto-policies", "crypto-policies-scripts"
 	case "ldconfig":
 		return "libc-bin", "glibc"
 	case "gpgv":

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -47,4 +48,19 @@ func mountKernelFilesystems(args *module.Args, create bool) (release func() erro
 		}
 	}
 	return release, nil
+}
+
+// runMounted runs the tree's own program with /proc, /dev and /sys mounted in the
+// tree, which gets those directories if they are missing.
+func runMounted(ctx context.Context, args *module.Args, stage, tool string, argv ...string) (err error) {
+	cmd, err := treeCommand(ctx, args, stage, tool, argv...)
+	if err != nil {
+		return err
+	}
+	release, err := mountKernelFilesystems(args, true)
+	defer func() { err = errors.Join(err, release()) }()
+	if err != nil {
+		return err
+	}
+	return run(cmd)
 }

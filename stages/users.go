@@ -159,17 +159,8 @@ func changeUser(ctx context.Context, args *module.Args, name string, user userOp
 }
 
 // makeHome runs PAM's helper, which copies /etc/skel.
-func makeHome(ctx context.Context, args *module.Args, name string) (err error) {
-	cmd, err := treeCommand(ctx, args, usersStage, "mkhomedir_helper", name)
-	if err != nil {
-		return err
-	}
-	release, err := mountKernelFilesystems(args, true)
-	defer func() { err = errors.Join(err, release()) }()
-	if err != nil {
-		return err
-	}
-	return run(cmd)
+func makeHome(ctx context.Context, args *module.Args, name string) error {
+	return runMounted(ctx, args, usersStage, "mkhomedir_helper", name)
 }
 
 // passwdEntry is what the stage needs of a line of /etc/passwd.
