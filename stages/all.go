@@ -17,6 +17,7 @@ var Schemas embed.FS
 var All = []module.Module{
 	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.chmod", chmod),
+	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.copy", copyPaths),
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.fix-bls", fixBLS),
@@ -30,6 +31,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.insights-client.config", insightsClientConfig),
 	module.Stage("org.osbuild.kernel-cmdline", kernelCmdline),
 	module.Stage("org.osbuild.kernel-cmdline.bls-append", blsAppend),
+	module.Stage("org.osbuild.ln", ln),
 	module.Stage("org.osbuild.locale", locale),
 	module.Stage("org.osbuild.machine-id", machineID),
 	module.Stage("org.osbuild.mkdir", mkdir),
