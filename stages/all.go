@@ -31,6 +31,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.insights-client.config", insightsClientConfig),
 	module.Stage("org.osbuild.kernel-cmdline", kernelCmdline),
 	module.Stage("org.osbuild.kernel-cmdline.bls-append", blsAppend),
+	module.Stage("org.osbuild.keymap", keymap),
 	module.Stage("org.osbuild.ln", ln),
 	module.Stage("org.osbuild.locale", locale),
 	module.Stage("org.osbuild.machine-id", machineID),
