@@ -47,6 +47,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.script", script),
 	module.Stage("org.osbuild.selinux", selinuxLabels),
 	module.Stage("org.osbuild.selinux.config", selinuxConfig),
+	module.Stage("org.osbuild.shell.init", shellInit),
+	module.Stage("org.osbuild.sshd.config", sshdConfig),
 	module.Stage("org.osbuild.systemd", systemd),
 	module.Stage("org.osbuild.tar", tarTree),
 	module.Stage("org.osbuild.test", bootTestStage),
