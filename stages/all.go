@@ -19,6 +19,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.copy", copyPaths),
+	module.Stage("org.osbuild.cron.script", cronScript),
+	module.Stage("org.osbuild.crypttab", crypttab),
 	module.Stage("org.osbuild.dracut.conf", dracutConf),
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.fix-bls", fixBLS),
