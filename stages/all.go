@@ -16,6 +16,7 @@ var Schemas embed.FS
 // All lists the native stages, sorted by name.
 var All = []module.Module{
 	module.Stage("org.osbuild.chattr", chattr),
+	module.Stage("org.osbuild.authselect", authselect),
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.copy", copyPaths),
@@ -24,6 +25,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.dracut.conf", dracutConf),
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.fix-bls", fixBLS),
+	module.Stage("org.osbuild.firewall", firewall),
 	module.Stage("org.osbuild.fstab", fstab),
 	module.Stage("org.osbuild.groups", groups),
 	module.Stage("org.osbuild.grub2", grub2),
@@ -56,6 +58,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.test", bootTestStage),
 	module.Stage("org.osbuild.timezone", timezone),
 	module.Stage("org.osbuild.untar", untar),
+	module.Stage("org.osbuild.update-crypto-policies", updateCryptoPolicies),
 	module.Stage("org.osbuild.users", users),
 	module.Stage("org.osbuild.waagent.conf", waagentConf),
 	module.Stage("org.osbuild.zipl", zipl),
