@@ -23,6 +23,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.cron.script", cronScript),
 	module.Stage("org.osbuild.crypttab", crypttab),
 	module.Stage("org.osbuild.debug-shell", debugShell),
+	module.Stage("org.osbuild.dracut", dracut),
 	module.Stage("org.osbuild.dracut.conf", dracutConf),
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.fix-bls", fixBLS),
