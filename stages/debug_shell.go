@@ -2,6 +2,7 @@ package stages
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -10,7 +11,7 @@ import (
 )
 
 type debugShellOptions struct {
-	TTY string `json:"tty"`
+	TTY *string `json:"tty"`
 }
 
 // debugShellUnit is the service, byte for byte as osbuild writes it, with @TTY@
@@ -44,8 +45,11 @@ UnsetEnvironment=LANG LANGUAGE LC_CTYPE LC_NUMERIC LC_TIME LC_COLLATE LC_MONETAR
 // debugShell enables a service that gives whoever sits at a terminal a shell of
 // root, early in the boot.
 func debugShell(_ context.Context, args *module.Args, options debugShellOptions) error {
+	if options.TTY == nil {
+		return errors.New(`options lack "tty"`)
+	}
 	const dir, name = "/etc/systemd/system", "osbuild-debug-shell.service"
-	if err := writeFile(args, dir+"/"+name, strings.ReplaceAll(debugShellUnit, "@TTY@", options.TTY)); err != nil {
+	if err := writeFile(args, dir+"/"+name, strings.ReplaceAll(debugShellUnit, "@TTY@", *options.TTY)); err != nil {
 		return fmt.Errorf("write service: %w", err)
 	}
 	link, err := treeEntry(args, dir+"/sysinit.target.wants/"+name)

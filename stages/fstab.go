@@ -86,10 +86,7 @@ func (e fstabEntry) line() (string, error) {
 		if n == "" {
 			continue
 		}
-		if _, err := n.Int64(); err != nil {
-			return "", fmt.Errorf("freq and passno must be whole numbers, not %s", n)
-		}
-		numbers[i] = n.String()
+		numbers[i] = pythonNumber(n)
 	}
 	return strings.Join([]string{spec, e.Path, vfsType, options, numbers[0], numbers[1]}, "\t") + "\n", nil
 }

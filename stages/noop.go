@@ -7,4 +7,4 @@ import (
 )
 
 // noop changes nothing; it makes chains and measures their cost.
-func noop(context.Context, *module.Args, struct{}) error { return nil }
+func noop(context.Context, *module.Args, any) error { return nil }
