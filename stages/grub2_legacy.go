@@ -32,7 +32,8 @@ func (n fsName) kernel() string {
 	return n.Device
 }
 
-// search returns the arguments of GRUB's search command, or "" for a device.
+// search returns the arguments of GRUB's search command. A device's name means
+// nothing to GRUB: the root is then the filesystem that it read its menu from.
 func (n fsName) search() string {
 	switch {
 	case n.UUID != "":
@@ -40,7 +41,7 @@ func (n fsName) search() string {
 	case n.Label != "":
 		return "--label " + n.Label
 	}
-	return ""
+	return n.Device
 }
 
 type grubEntry struct {
@@ -68,7 +69,7 @@ func (e grubEntry) menuID() string {
 
 type grubConfig struct {
 	Cmdline         string   `json:"cmdline"`
-	Default         string   `json:"default"`
+	Default         *string  `json:"default"`
 	DisableRecovery *bool    `json:"disable_recovery"`
 	DisableSubmenu  *bool    `json:"disable_submenu"`
 	Distributor     string   `json:"distributor"`
@@ -97,8 +98,8 @@ type grub2LegacyOptions struct {
 
 // grub2Legacy writes GRUB's configuration with one menu entry for each kernel.
 func grub2Legacy(_ context.Context, args *module.Args, options grub2LegacyOptions) error {
-	if options.Config.Default == "" {
-		options.Config.Default = "saved"
+	if options.RootFS.kernel() == "" || options.BootFS != nil && options.BootFS.kernel() == "" {
+		return errors.New("uuid, label or device of rootfs and bootfs must not be empty")
 	}
 	if options.Config.TimeoutStyle == "" {
 		options.Config.TimeoutStyle = "countdown"
@@ -183,7 +184,11 @@ func (c *grubConfig) defaults() string {
 	set("DISABLE_SUBMENU", strconv.FormatBool(on(c.DisableSubmenu)))
 	set("DISABLE_RECOVERY", strconv.FormatBool(on(c.DisableRecovery)))
 	set("TIMEOUT_STYLE", c.TimeoutStyle)
-	set("DEFAULT", c.Default)
+	if c.Default != nil {
+		set("DEFAULT", *c.Default)
+	} else {
+		set("DEFAULT", "saved")
+	}
 	quoted("DISTRIBUTOR", c.Distributor)
 	quoted("SERIAL_COMMAND", c.Serial)
 	quoted("TERMINAL", strings.Join(c.Terminal, " "))
