@@ -2,6 +2,7 @@ package stages
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -23,6 +24,9 @@ type copyOptions struct {
 // with everything that cp -a keeps. A source that ends in a slash stands for
 // the contents of that directory.
 func copyPaths(ctx context.Context, args *module.Args, options copyOptions) error {
+	if options.Paths == nil {
+		return errors.New(`options lack "paths"`)
+	}
 	marks, err := openMarks(args)
 	if err != nil {
 		return err

@@ -34,6 +34,9 @@ type fstabEntry struct {
 // fstab replaces the content of /etc/fstab, of the tree or of an OSTree
 // deployment in it.
 func fstab(_ context.Context, args *module.Args, options fstabOptions) error {
+	if options.Filesystems == nil {
+		return errors.New(`options lack "filesystems"`)
+	}
 	root := "/"
 	if options.Ostree != nil {
 		var err error

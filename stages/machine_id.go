@@ -30,6 +30,8 @@ func machineID(_ context.Context, args *module.Args, options machineIDOptions) e
 		if statErr != nil || !info.Mode().IsRegular() {
 			return errors.New("cannot preserve /etc/machine-id: it is not a file in the tree")
 		}
+	default:
+		return errors.New(`options lack "first-boot"`)
 	}
 	if err != nil {
 		return fmt.Errorf("write machine id: %w", err)
