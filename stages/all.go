@@ -15,8 +15,8 @@ var Schemas embed.FS
 
 // All lists the native stages, sorted by name.
 var All = []module.Module{
-	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.authselect", authselect),
+	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.chrony", chrony),
@@ -27,9 +27,9 @@ var All = []module.Module{
 	module.Stage("org.osbuild.dracut", dracut),
 	module.Stage("org.osbuild.dracut.conf", dracutConf),
 	module.Stage("org.osbuild.error", fail),
-	module.Stage("org.osbuild.fix-bls", fixBLS),
 	module.Stage("org.osbuild.firewall", firewall),
 	module.Stage("org.osbuild.first-boot", firstBoot),
+	module.Stage("org.osbuild.fix-bls", fixBLS),
 	module.Stage("org.osbuild.fstab", fstab),
 	module.Stage("org.osbuild.groups", groups),
 	module.Stage("org.osbuild.grub2", grub2),
