@@ -67,6 +67,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.waagent.conf", waagentConf),
 	module.Stage("org.osbuild.zipl", zipl),
 	module.Stage("org.osbuild.zipl.inst", ziplInst),
+	module.Stage("org.osbuild.wsl-distribution.conf", wslDistributionConf),
+	module.Stage("org.osbuild.wsl.conf", wslConf),
 	module.Stage("org.ossify.disk", writeDisk),
 	module.Stage("org.ossify.dpkg", installDebs),
 }
