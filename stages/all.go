@@ -26,6 +26,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.debug-shell", debugShell),
 	module.Stage("org.osbuild.dracut", dracut),
 	module.Stage("org.osbuild.dracut.conf", dracutConf),
+	module.Stage("org.osbuild.dnf.config", dnfConfig),
 	module.Stage("org.osbuild.error", fail),
 	module.Stage("org.osbuild.firewall", firewall),
 	module.Stage("org.osbuild.first-boot", firstBoot),
@@ -69,6 +70,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.zipl.inst", ziplInst),
 	module.Stage("org.osbuild.wsl-distribution.conf", wslDistributionConf),
 	module.Stage("org.osbuild.wsl.conf", wslConf),
+	module.Stage("org.osbuild.yum.config", yumConfig),
+	module.Stage("org.osbuild.yum.repos", yumRepos),
 	module.Stage("org.ossify.disk", writeDisk),
 	module.Stage("org.ossify.dpkg", installDebs),
 }
