@@ -47,6 +47,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.machine-id", machineID),
 	module.Stage("org.osbuild.mkdir", mkdir),
 	module.Stage("org.osbuild.nginx.conf", nginxConf),
+	module.Stage("org.osbuild.nm.conf", nmConf),
+	module.Stage("org.osbuild.nm.conn", nmConn),
 	module.Stage("org.osbuild.noop", noop),
 	module.Stage("org.osbuild.pwquality.conf", pwqualityConf),
 	module.Stage("org.osbuild.resolv-conf", resolvConf),
