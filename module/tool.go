@@ -67,7 +67,7 @@ func toolPackages(tool string) (debian, fedora string) {
 	case "initoverlayfs-install":
 		return "", "initoverlayfs"
 	case "update-crypto-policies":
-		return "crypto-policies", "crypto-policies-scripts"
+		return "", "crypto-policies-scripts"
 	case "ldconfig":
 		return "libc-bin", "glibc"
 	case "gpgv":
