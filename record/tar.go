@@ -30,10 +30,10 @@ const (
 
 // TarOptions say what CompleteTar adds.
 type TarOptions struct {
-	// Keyword is the one for contexts; Label returns that of the member with that
+	// Keywords are those for contexts; Label returns that of the member with that
 	// number and name, "" for none.
-	Keyword string
-	Label   func(n int, name string) string
+	Keywords []string
+	Label    func(n int, name string) string
 	// Devices are members to add, by name; Epoch is their time, in seconds since
 	// 1970.
 	Devices map[string]Device
@@ -133,8 +133,10 @@ func (l *tarLabeler) member(block []byte, size int64) error {
 	context := l.options.Label(l.count, name)
 	l.count++
 	if context != "" {
-		l.records = append(l.records, paxRecord(l.options.Keyword, l.value(context))...)
-		if l.header == nil {
+		for _, keyword := range l.options.Keywords {
+			l.records = append(l.records, paxRecord(keyword, tarValue(keyword, context))...)
+		}
+		if l.header == nil && len(l.options.Keywords) > 0 {
 			l.header = paxHeader(block, name)
 		}
 	}
@@ -151,9 +153,9 @@ func (l *tarLabeler) member(block []byte, size int64) error {
 	return l.copy(block, size)
 }
 
-// value is a context as it is stored under the keyword.
-func (l *tarLabeler) value(context string) string {
-	if l.options.Keyword == TarXattr {
+// tarValue is a context as it is stored under the keyword.
+func tarValue(keyword, context string) string {
+	if keyword == TarXattr {
 		return context + "\x00"
 	}
 	return context
@@ -172,7 +174,10 @@ func (l *tarLabeler) addDevices() error {
 			header.Typeflag = tar.TypeBlock
 		}
 		if context := l.options.Label(l.count, name); context != "" {
-			header.PAXRecords = map[string]string{l.options.Keyword: l.value(context)}
+			header.PAXRecords = map[string]string{}
+			for _, keyword := range l.options.Keywords {
+				header.PAXRecords[keyword] = tarValue(keyword, context)
+			}
 		}
 		l.count++
 		if err := w.WriteHeader(header); err != nil {

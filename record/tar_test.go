@@ -42,7 +42,7 @@ func TestCompleteTar(t *testing.T) {
 		}
 		for _, keyword := range []string{TarSELinux, TarXattr} {
 			var out bytes.Buffer
-			err := CompleteTar(&out, bytes.NewReader(plain), TarOptions{Keyword: keyword, Label: func(_ int, name string) string {
+			err := CompleteTar(&out, bytes.NewReader(plain), TarOptions{Keywords: []string{keyword}, Label: func(_ int, name string) string {
 				if name == "./link" {
 					return ""
 				}
@@ -148,7 +148,7 @@ func FuzzCompleteTar(f *testing.F) {
 		if CompleteTar(&out, bytes.NewReader(data), TarOptions{Label: func(int, string) string { n++; return "" }}) != nil {
 			return
 		}
-		count := TarOptions{Keyword: TarSELinux, Label: func(int, string) string { n--; return "l" }}
+		count := TarOptions{Keywords: []string{TarSELinux}, Label: func(int, string) string { n--; return "l" }}
 		if err := CompleteTar(io.Discard, bytes.NewReader(out.Bytes()), count); err != nil || n != 0 {
 			t.Fatalf("the copy has %d members more or less: %v", n, err)
 		}

@@ -69,11 +69,8 @@ func tarTree(ctx context.Context, args *module.Args, options tarOptions) error {
 	if err != nil {
 		return err
 	}
-	if keyword := labelKeyword(options); keyword != "" && len(labels) > 0 || len(devices) > 0 {
-		if keyword == "" {
-			labels = nil
-		}
-		err = packLabelled(ctx, args, &labelledTar{argv: argv, names: names, target: target, tool: tool, keyword: keyword, labels: labels, devices: devices})
+	if keywords := labelKeywords(options); len(keywords) > 0 && len(labels) > 0 || len(devices) > 0 {
+		err = packLabelled(ctx, args, &labelledTar{argv: argv, names: names, target: target, tool: tool, keywords: keywords, labels: labels, devices: devices})
 	} else {
 		if options.Compression == "" || options.Compression == "auto" {
 			argv = append(argv, "--auto-compress")

@@ -23,21 +23,24 @@ type labelledTar struct {
 	argv, names []string
 	// target is the archive, tool the program that compresses it, or "".
 	target, tool string
-	keyword      string
+	keywords     []string
 	labels       record.Record
 	// devices are by member name.
 	devices map[string]record.Device
 }
 
-// labelKeyword is how the options have labels stored, "" for not at all.
-func labelKeyword(options tarOptions) string {
-	switch on := func(flag *bool) bool { return flag == nil || *flag }; {
-	case on(options.SELinux):
-		return record.TarSELinux
-	case on(options.XAttrs):
-		return record.TarXattr
+// labelKeywords are how the options have labels stored: both ways if both are on,
+// as tar does.
+func labelKeywords(options tarOptions) []string {
+	on := func(flag *bool) bool { return flag == nil || *flag }
+	var keywords []string
+	if on(options.SELinux) {
+		keywords = append(keywords, record.TarSELinux)
 	}
-	return ""
+	if on(options.XAttrs) {
+		keywords = append(keywords, record.TarXattr)
+	}
+	return keywords
 }
 
 // deviceMembers are the devices of the record that are to be in the archive.
@@ -89,7 +92,7 @@ func packLabelled(ctx context.Context, args *module.Args, a *labelledTar) (err e
 	if err := tar.Start(); err != nil {
 		return errors.Join(err, closeSink())
 	}
-	options := record.TarOptions{Keyword: a.keyword, Devices: a.devices}
+	options := record.TarOptions{Keywords: a.keywords, Devices: a.devices}
 	options.Label = func(n int, name string) string {
 		if n >= len(paths) { // a device
 			return a.labels[path.Join("/", name)].Label

@@ -116,6 +116,9 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 	}
 	if d, ok := line.device(); ok && t.real {
 		kind := map[byte]uint32{'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[d.Kind]
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
 		if err := unix.Mknod(path, kind, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
 			return err
 		}
@@ -178,6 +181,8 @@ func (t *trees) note(line *treeLine) error {
 		switch {
 		case t.real && key == flagsAttr:
 			line.immutable = true
+		case t.real && key == labelAttr:
+			kept = append(kept, labelAttr+"="+strconv.Quote(value+"\x00")) // as libselinux does
 		case t.real:
 			kept = append(kept, attr)
 		case key == labelAttr:

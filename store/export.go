@@ -171,7 +171,7 @@ func (s *Store) pack(l *Layer, tar *exec.Cmd, tree string, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	options := record.TarOptions{Keyword: record.TarXattr, Devices: map[string]record.Device{}}
+	options := record.TarOptions{Keywords: []string{record.TarXattr}, Devices: map[string]record.Device{}}
 	options.Label = func(_ int, name string) string { return r[gopath.Join("/", name)].Label }
 	for name, device := range r.Devices(tree) {
 		options.Devices["."+name] = device
