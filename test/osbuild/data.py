@@ -28,6 +28,8 @@ UNPACK = {"type": "org.osbuild.untar",
 WITHOUT = {
     "rpm": "nothing but packages",
     "rpm-kernel-install": "nothing but packages",
+    "grub2": "copies boot loaders of a Fedora build root; the stage's own cases have some",
+    "grub2.legacy": "copies boot loaders of a Fedora build root; the stage's own cases have some",
 }
 
 
