@@ -22,6 +22,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "coreutils", "coreutils"
 	case "debugfs", "dumpe2fs", "e2fsck", "mke2fs", "mkfs.ext2", "mkfs.ext3", "mkfs.ext4", "resize2fs", "tune2fs":
 		return "e2fsprogs", "e2fsprogs"
+	case "mksquashfs", "unsquashfs":
+		return "squashfs-tools", "squashfs-tools"
 	case "mkfs.xfs", "xfs_admin", "xfs_db", "xfs_repair":
 		return "xfsprogs", "xfsprogs"
 	case "mkfs.fat", "mkfs.vfat", "fatlabel", "fsck.fat":

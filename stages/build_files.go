@@ -36,14 +36,7 @@ func copyBuildTree(args *module.Args, source, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := makeDirs(args, filepath.Dir(path)); err != nil {
-		return err
-	}
-	target, err := treeEntry(args, path)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(target, 0o755); err != nil {
+	if err := makeNewDir(args, path); err != nil {
 		return err
 	}
 	for _, entry := range entries {
@@ -62,7 +55,24 @@ func copyBuildTree(args *module.Args, source, path string) error {
 			return err
 		}
 	}
+	target, err := treeTarget(args, path)
+	if err != nil {
+		return err
+	}
 	return copyStat(source, target)
+}
+
+// makeNewDir makes a directory of the tree that must not be there, and those
+// that lead to it (0755), as Python's os.makedirs(path) does.
+func makeNewDir(args *module.Args, path string) error {
+	if err := makeDirs(args, filepath.Dir(path)); err != nil {
+		return err
+	}
+	entry, err := treeEntry(args, path)
+	if err != nil {
+		return err
+	}
+	return os.Mkdir(entry, 0o755)
 }
 
 // copyStat gives target the times, extended attributes and mode of source.

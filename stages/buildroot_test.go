@@ -23,6 +23,14 @@ func (t *trees) buildRoot(c *caseFile) error {
 			return fmt.Errorf("buildroot: %s: %w", line, err)
 		}
 	}
+	for i := len(lines) - 1; i >= 0; i-- {
+		if lines[i].mtime < 0 {
+			continue
+		}
+		if err := lines[i].setTime(filepath.Join(root, lines[i].path)); err != nil {
+			return fmt.Errorf("buildroot: %s: %w", lines[i], err)
+		}
+	}
 	for _, part := range c.parts {
 		path, ok := strings.CutPrefix(part.name, "standin /")
 		if !ok {

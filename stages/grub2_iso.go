@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,14 +66,7 @@ func grub2Iso(_ context.Context, args *module.Args, options grub2IsoOptions) err
 // installISOLoaders makes EFI/BOOT with the vendor's loaders of the build root
 // for each architecture and GRUB's font.
 func installISOLoaders(args *module.Args, architectures []string, vendor string) error {
-	target, err := treeTarget(args, isoESP)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-		return err
-	}
-	if err := os.Mkdir(target, 0o755); err != nil {
+	if err := makeNewDir(args, isoESP); err != nil {
 		return fmt.Errorf("make the directory of loaders: %w", err)
 	}
 	for _, arch := range architectures {

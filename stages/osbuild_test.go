@@ -152,7 +152,10 @@ func againstOsbuild(t *testing.T, checkout, script string, stage module.Module, 
 			return err
 		}
 		var said bytes.Buffer
-		cmd := exec.Command("/usr/bin/python3", "-B", filepath.Join(checkout, "stages", stage.Name))
+		cmd, err := osbuildCommand(filepath.Join(checkout, "stages", stage.Name))
+		if err != nil {
+			return err
+		}
 		cmd.Env = append(os.Environ(), "PYTHONPATH="+checkout)
 		if epoch := args["meta"].(map[string]any)["source-epoch"].(*int64); epoch != nil {
 			cmd.Env = append(cmd.Env, fmt.Sprint("SOURCE_DATE_EPOCH=", *epoch))
@@ -184,6 +187,21 @@ func againstOsbuild(t *testing.T, checkout, script string, stage module.Module, 
 // memberTimes are times of access and inode change of an archive's member: osbuild's
 // archives have them, ours leave them out so that one tree makes one archive.
 var memberTimes = pattern.New(` [ac]time="[0-9.]*"`)
+
+// osbuildCommand makes the command of osbuild's module, with a server of loop
+// devices if it asks for them.
+func osbuildCommand(module string) (*exec.Cmd, error) {
+	source, err := os.ReadFile(module)
+	if err != nil {
+		return nil, err
+	}
+	const python = "/usr/bin/python3"
+	if !bytes.Contains(source, []byte("remoteloop")) {
+		return exec.Command(python, "-B", module), nil
+	}
+	loops, err := filepath.Abs("../test/osbuild/loops.py")
+	return exec.Command(python, "-B", loops, python, "-B", module), err
+}
 
 // outcome runs a stage and returns all that changed as lines.
 func outcome(t *testing.T, c *caseFile, where *trees, options json.RawMessage, run func(map[string]any) error) ([]string, error) {

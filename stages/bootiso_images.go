@@ -1,0 +1,216 @@
+package stages
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/fat12"
+	"github.com/diskfs/go-diskfs/filesystem/fat16"
+	"golang.org/x/sys/unix"
+)
+
+// efiBlock is the size of a block that the estimate of the FAT's size rounds to.
+const efiBlock = 2048
+
+// writeEFIImage writes /images/efiboot.img, a FAT with EFI/BOOT.
+func (b *bootiso) writeEFIImage(ctx context.Context) (err error) {
+	source, err := treeTarget(b.args, isoESP)
+	if err != nil {
+		return err
+	}
+	size, err := efiImageSize(source)
+	if err != nil {
+		return err
+	}
+	image, err := treeTarget(b.args, "/images/efiboot.img")
+	if err != nil {
+		return err
+	}
+	if err := makeSparse(image, size); err != nil {
+		return err
+	}
+	cmd, err := hostCommand(ctx, b.args, bootisoStage, "mkfs.fat", "-n", "ANACONDA", image)
+	if err != nil {
+		return err
+	}
+	if err := run(cmd); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return b.fillFAT(f, size, source)
+}
+
+// efiImageSize estimates the size of an image of the directory.
+func efiImageSize(dir string) (int64, error) {
+	size := int64(efiBlock * 256)
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		size += max((info.Size()+efiBlock-1)/efiBlock, 1) * efiBlock
+		return nil
+	})
+	return size, err
+}
+
+// fillFAT copies the directory to EFI/BOOT of the filesystem in image.
+func (b *bootiso) fillFAT(image *os.File, size int64, source string) error {
+	storage := file.New(image, false)
+	var fat *fat12.FileSystem
+	if large, err := fat16.Read(storage, size, 0, 512); err == nil {
+		fat = large.FileSystem
+	} else if fat, err = fat12.Read(storage, size, 0, 512); err != nil {
+		return fmt.Errorf("the loaders are too large for a FAT16, which holds 512 MiB, or mkfs.fat made no FAT: %w", err)
+	}
+	if err := fat.Mkdir(isoESP); err != nil {
+		return err
+	}
+	return filepath.WalkDir(source, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == source {
+			return err
+		}
+		name := isoESP + strings.TrimPrefix(path, source)
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			err = fat.Mkdir(name)
+		} else {
+			err = writeFAT(fat, path, name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		when := b.clamp(info.ModTime())
+		return fat.Chtimes(name, when, when, when)
+	})
+}
+
+// writeFAT copies a file into a FAT.
+func writeFAT(fat *fat12.FileSystem, path, name string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	out, err := fat.OpenFile(name, os.O_CREATE|os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(data)
+	return errors.Join(err, out.Close())
+}
+
+// clamp is no earlier than a FAT can say and no later than the source-epoch, if
+// there is one.
+func (b *bootiso) clamp(when time.Time) time.Time {
+	if epoch := b.args.Meta.SourceEpoch; epoch != nil && when.Unix() > *epoch {
+		when = time.Unix(*epoch, 0)
+	}
+	if first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC); when.Before(first) {
+		return first
+	}
+	return when.UTC()
+}
+
+// writeInstallImage writes /images/install.img, a squashfs with the root
+// filesystem.
+func (b *bootiso) writeInstallImage(ctx context.Context) error {
+	live := filepath.Join(b.work, "liveos")
+	if err := os.MkdirAll(filepath.Join(live, "LiveOS"), 0o755); err != nil {
+		return err
+	}
+	if err := b.writeRootfs(ctx, filepath.Join(live, "LiveOS/rootfs.img")); err != nil {
+		return fmt.Errorf("write the root filesystem: %w", err)
+	}
+	target, err := treeTarget(b.args, "/images/install.img")
+	if err != nil {
+		return err
+	}
+	argv := []string{live, target}
+	if c := b.options.Rootfs.Compression; c != nil {
+		argv = append(argv, "-comp", c.Method)
+		if c.Options.BCJ != "" {
+			argv = append(argv, "-Xbcj", c.Options.BCJ)
+		}
+	}
+	cmd, err := hostCommand(ctx, b.args, bootisoStage, "mksquashfs", argv...)
+	if err != nil {
+		return err
+	}
+	if err := run(cmd); err != nil {
+		return fmt.Errorf("write images/install.img: %w", err)
+	}
+	return nil
+}
+
+// writeRootfs writes an ext4 with all of the input "rootfs".
+func (b *bootiso) writeRootfs(ctx context.Context, image string) error {
+	size := int64(3072)
+	if b.options.Rootfs.Size != nil {
+		size = *b.options.Rootfs.Size
+	}
+	if err := makeSparse(image, size<<20); err != nil {
+		return err
+	}
+	cmd, err := hostCommand(ctx, b.args, bootisoStage, "mkfs.ext4", "-L", "Anaconda", "-b", "4096", "-m", "0", "-d", b.rootfs, image)
+	if err != nil {
+		return err
+	}
+	if err := run(cmd); err != nil {
+		return fmt.Errorf("%w; if the input does not fit into %d MiB, raise rootfs.size", err, size)
+	}
+	return b.setRootDir(ctx, image)
+}
+
+// setRootDir gives the filesystem's root the mode, owner and time of the
+// input's, which mkfs.ext4 does not.
+func (b *bootiso) setRootDir(ctx context.Context, image string) error {
+	var stat unix.Stat_t
+	if err := unix.Stat(b.rootfs, &stat); err != nil {
+		return &os.PathError{Op: "stat", Path: b.rootfs, Err: err}
+	}
+	script := filepath.Join(b.work, "debugfs")
+	fields := fmt.Sprintf("sif / mode 0%o\nsif / uid %d\nsif / gid %d\nsif / mtime @%d\n", stat.Mode, stat.Uid, stat.Gid, stat.Mtim.Sec)
+	if err := os.WriteFile(script, []byte(fields), 0o600); err != nil {
+		return err
+	}
+	cmd, err := hostCommand(ctx, b.args, bootisoStage, "debugfs", "-w", "-f", script, image)
+	if err != nil {
+		return err
+	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	err = cmd.Run()
+	// debugfs exits with 0 whatever its commands did; its first line is its version.
+	if _, faults, _ := strings.Cut(said.String(), "\n"); err != nil || faults != "" {
+		return fmt.Errorf("run debugfs: %w", errors.Join(err, errors.New(strings.TrimSpace(said.String()))))
+	}
+	return nil
+}
+
+// makeSparse makes a file of that many bytes, without blocks.
+func makeSparse(path string, size int64) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return f.Truncate(size)
+}
