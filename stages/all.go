@@ -16,8 +16,8 @@ var Schemas embed.FS
 // All lists the native stages, sorted by name.
 var All = []module.Module{
 	module.Stage("org.osbuild.authselect", authselect),
-	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.bootiso.mono", bootisoMono),
+	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.chrony", chrony),
