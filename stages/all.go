@@ -21,6 +21,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.chrony", chrony),
+	module.Stage("org.osbuild.cloud-init", cloudInit),
 	module.Stage("org.osbuild.containers.storage.conf", containersStorageConf),
 	module.Stage("org.osbuild.copy", copyPaths),
 	module.Stage("org.osbuild.cron.script", cronScript),
