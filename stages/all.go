@@ -41,6 +41,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.grub2.iso", grub2Iso),
 	module.Stage("org.osbuild.grub2.legacy", grub2Legacy),
 	module.Stage("org.osbuild.hostname", hostname),
+	module.Stage("org.osbuild.ignition", ignition),
 	module.Stage("org.osbuild.insights-client.config", insightsClientConfig),
 	module.Stage("org.osbuild.kernel-cmdline", kernelCmdline),
 	module.Stage("org.osbuild.kernel-cmdline.bls-append", blsAppend),
