@@ -53,11 +53,7 @@ func containersStorageConf(_ context.Context, args *module.Args, options contain
 	if err != nil {
 		return fmt.Errorf("merge storage.conf: %w", err)
 	}
-	text, err := dumpTOML(data)
-	if err != nil {
-		return fmt.Errorf("write storage.conf: %w", err)
-	}
-	if err := writeFile(args, path, storageConfHeader(options.Comment)+text); err != nil {
+	if err := writeFile(args, path, storageConfHeader(options.Comment)+dumpTOML(data)); err != nil {
 		return fmt.Errorf("write storage.conf: %w", err)
 	}
 	return nil

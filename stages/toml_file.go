@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -77,21 +78,15 @@ func (o tomlOrder) value(value any, path string) any {
 }
 
 // dumpTOML writes a table as the Python module tomli_w does.
-func dumpTOML(table *pyjson.Object) (string, error) {
-	var w tomlWriter
-	w.table(table, "", false)
-	return w.out.String(), w.err
+func dumpTOML(table *pyjson.Object) string {
+	var out strings.Builder
+	dumpTOMLTable(&out, table, "", false)
+	return out.String()
 }
 
-// tomlWriter keeps the first error.
-type tomlWriter struct {
-	out strings.Builder
-	err error
-}
-
-// table writes a table: first its values, then its tables, each below a header
+// dumpTOMLTable writes a table: first its values, then its tables, each below a header
 // with its whole name. A table that holds nothing but tables has no header.
-func (w *tomlWriter) table(t *pyjson.Object, name string, inArray bool) {
+func dumpTOMLTable(out *strings.Builder, t *pyjson.Object, name string, inArray bool) {
 	type child struct {
 		key     string
 		table   *pyjson.Object
@@ -104,7 +99,7 @@ func (w *tomlWriter) table(t *pyjson.Object, name string, inArray bool) {
 		case *pyjson.Object:
 			tables = append(tables, child{key, v, false})
 		case []any:
-			if !w.needsTables(v) {
+			if !needsTOMLTables(v) {
 				literals = append(literals, key)
 				break
 			}
@@ -118,38 +113,38 @@ func (w *tomlWriter) table(t *pyjson.Object, name string, inArray bool) {
 	begun := true
 	switch {
 	case inArray:
-		fmt.Fprintf(&w.out, "[[%s]]\n", name)
+		fmt.Fprintf(out, "[[%s]]\n", name)
 	case name != "" && (len(literals) > 0 || len(tables) == 0):
-		fmt.Fprintf(&w.out, "[%s]\n", name)
+		fmt.Fprintf(out, "[%s]\n", name)
 	default:
 		begun = len(literals) > 0
 	}
 	for _, key := range literals {
-		fmt.Fprintf(&w.out, "%s = %s\n", tomlKey(key), w.literal(t.Values[key], 0))
+		fmt.Fprintf(out, "%s = %s\n", tomlKey(key), tomlLiteral(t.Values[key], 0))
 	}
 	for _, c := range tables {
 		if begun {
-			w.out.WriteByte('\n')
+			out.WriteByte('\n')
 		}
 		begun = true
 		full := tomlKey(c.key)
 		if name != "" {
 			full = name + "." + full
 		}
-		w.table(c.table, full, c.inArray)
+		dumpTOMLTable(out, c.table, full, c.inArray)
 	}
 }
 
-// needsTables says whether an array is one of tables, of which one at least is
+// needsTOMLTables says whether an array is one of tables, of which one at least is
 // too long for a line of 100 characters.
-func (w *tomlWriter) needsTables(array []any) bool {
+func needsTOMLTables(array []any) bool {
 	long := false
 	for _, item := range array {
 		table, ok := item.(*pyjson.Object)
 		if !ok {
 			return false
 		}
-		text := w.literal(table, 0)
+		text := tomlLiteral(table, 0)
 		long = long || utf8.RuneCountInString(text) > 95 || strings.Contains(text, "\n")
 	}
 	return long
@@ -157,7 +152,7 @@ func (w *tomlWriter) needsTables(array []any) bool {
 
 const tomlIndent = "    "
 
-func (w *tomlWriter) literal(value any, depth int) string {
+func tomlLiteral(value any, depth int) string {
 	switch v := value.(type) {
 	case bool:
 		return strconv.FormatBool(v)
@@ -165,6 +160,8 @@ func (w *tomlWriter) literal(value any, depth int) string {
 		return strconv.FormatInt(v, 10)
 	case float64:
 		return tomlFloat(v)
+	case time.Time:
+		return tomlTime(v)
 	case string:
 		return tomlString(v)
 	case []any:
@@ -174,7 +171,7 @@ func (w *tomlWriter) literal(value any, depth int) string {
 		indent := strings.Repeat(tomlIndent, depth)
 		text := "[\n"
 		for _, item := range v {
-			text += indent + tomlIndent + w.literal(item, depth+1) + ",\n"
+			text += indent + tomlIndent + tomlLiteral(item, depth+1) + ",\n"
 		}
 		return text + indent + "]"
 	case *pyjson.Object:
@@ -183,14 +180,29 @@ func (w *tomlWriter) literal(value any, depth int) string {
 		}
 		items := make([]string, len(v.Keys))
 		for i, key := range v.Keys {
-			items[i] = tomlKey(key) + " = " + w.literal(v.Values[key], 0)
+			items[i] = tomlKey(key) + " = " + tomlLiteral(v.Values[key], 0)
 		}
 		return "{ " + strings.Join(items, ", ") + " }"
 	}
-	if w.err == nil {
-		w.err = fmt.Errorf("cannot write %v: dates and times are not supported", value)
+	panic(fmt.Sprintf("internal error: TOML cannot hold %T", value))
+}
+
+// tomlTime spells a time or a part of one as Python does.
+func tomlTime(t time.Time) string {
+	fraction := ""
+	if micro := t.Nanosecond() / 1000; micro > 0 {
+		fraction = ".000000"
 	}
-	return ""
+	// The library says in the location's name what the file has.
+	switch t.Location().String() {
+	case "date-local":
+		return t.Format("2006-01-02")
+	case "time-local":
+		return t.Format("15:04:05" + fraction)
+	case "datetime-local":
+		return t.Format("2006-01-02 15:04:05" + fraction)
+	}
+	return t.Format("2006-01-02 15:04:05" + fraction + "-07:00")
 }
 
 // tomlFloat spells a number as Python does.
