@@ -24,6 +24,8 @@ func rpmkeysImport(ctx context.Context, args *module.Args, _ struct{}) error {
 		if err != nil {
 			return err
 		}
+		// Debian's rpm has its database in the home directory.
+		cmd.Env = append(cmd.Env, "HOME=/root")
 		if err := run(cmd); err != nil {
 			return fmt.Errorf("import key %s: %w", name, err)
 		}
