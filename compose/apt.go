@@ -30,7 +30,12 @@ func newApt(c *composer) (*apt, error) {
 	} else if name := missingProgram("/"); name != "" {
 		return nil, noApt(name, c.distro)
 	}
-	a := &apt{c: c}
+	return &apt{c: c, etc: hostEtc()}, nil
+}
+
+// hostEtc are the files below the host's /etc that reaching a mirror needs.
+func hostEtc() []Bind {
+	var binds []Bind
 	for _, name := range []string{
 		"ca-certificates", "crypto-policies", "gai.conf", "gnutls", "host.conf", "hosts",
 		"nsswitch.conf", "pki", "resolv.conf", "ssl",
@@ -38,10 +43,10 @@ func newApt(c *composer) (*apt, error) {
 		target := filepath.Join("/etc", name)
 		source, err := filepath.EvalSymlinks(target)
 		if err == nil {
-			a.etc = append(a.etc, Bind{Source: source, Target: target})
+			binds = append(binds, Bind{Source: source, Target: target})
 		}
 	}
-	return a, nil
+	return binds
 }
 
 // missingProgram returns the first program of apt's that a system has not.

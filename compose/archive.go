@@ -84,6 +84,7 @@ func openArchive(ctx context.Context, c *composer) (_ *archive, release func(), 
 			return nil, nil, err
 		}
 	}
+	c.sites = a.sites
 	return a, release, a.writeSources()
 }
 
@@ -189,7 +190,7 @@ func (a *archive) update(ctx context.Context) error {
 		return err
 	}
 	if before != after {
-		if err := a.forgetSolutions(); err != nil {
+		if err := forgetSolutions(a.dir); err != nil {
 			return err
 		}
 	}
@@ -204,13 +205,15 @@ func (a *archive) leaveOut(suites []string) error {
 	for _, s := range suites {
 		if i := indexSite(a.sites, s); i >= 0 {
 			a.sites = slices.Delete(slices.Clone(a.sites), i, i+1)
+			a.c.sites = a.sites
 		}
 	}
 	return a.writeSources()
 }
 
-func (a *archive) forgetSolutions() error {
-	dir := filepath.Join(a.dir, "solved")
+// forgetSolutions empties the folder of solutions in the directory of a solver.
+func forgetSolutions(state string) error {
+	dir := filepath.Join(state, "solved")
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove old solutions: %w", err)
 	}
@@ -238,13 +241,18 @@ func (a *archive) listsDigest() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return filesDigest(paths)
+}
+
+// filesDigest stands for the names and contents of files.
+func filesDigest(paths []string) (string, error) {
 	sum := sha256.New()
 	for _, p := range paths {
 		f, err := os.Open(p)
 		if err != nil {
 			return "", fmt.Errorf("read repository metadata: %w", err)
 		}
-		fmt.Fprintln(sum, filepath.Base(p))
+		fmt.Fprintln(sum, p)
 		_, err = io.Copy(sum, f)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return "", fmt.Errorf("read repository metadata: %w", err)

@@ -22,6 +22,7 @@ type Blueprint struct {
 	// Modules are packages under another name.
 	Packages       []Package      `toml:"packages"`
 	Modules        []Package      `toml:"modules"`
+	Groups         []PackageGroup `toml:"groups"`
 	Customizations Customizations `toml:"customizations"`
 }
 
@@ -30,6 +31,11 @@ type Blueprint struct {
 type Package struct {
 	Name    string `toml:"name"`
 	Version string `toml:"version"`
+}
+
+// PackageGroup is a group of packages of a repository of RPM.
+type PackageGroup struct {
+	Name string `toml:"name"`
 }
 
 // Customizations are what a blueprint sets up besides packages.
@@ -46,6 +52,31 @@ type Customizations struct {
 	Directories []Directory  `toml:"directories"`
 	Filesystems []Filesystem `toml:"filesystem"`
 	Disk        Disk         `toml:"disk"`
+	// Repositories exist on distributions of RPM only.
+	Repositories []Repository `toml:"repositories"`
+}
+
+// Repository is a repository of RPM that the system in the image knows.
+type Repository struct {
+	ID string `toml:"id"`
+	// Name is for people; empty is the id.
+	Name string `toml:"name"`
+	// One of BaseURLs, Metalink and Mirrorlist says where it is.
+	BaseURLs   []string `toml:"baseurls"`
+	Metalink   string   `toml:"metalink"`
+	Mirrorlist string   `toml:"mirrorlist"`
+	// GPGKeys are keys or URLs of keys.
+	GPGKeys []string `toml:"gpgkeys"`
+	// Filename is that of the file in /etc/yum.repos.d; empty is ID.repo.
+	Filename       string `toml:"filename"`
+	GPGCheck       *bool  `toml:"gpgcheck"`
+	RepoGPGCheck   *bool  `toml:"repo_gpgcheck"`
+	Enabled        *bool  `toml:"enabled"`
+	Priority       *int   `toml:"priority"`
+	SSLVerify      *bool  `toml:"sslverify"`
+	ModuleHotfixes *bool  `toml:"module_hotfixes"`
+	// InstallFrom also takes packages of the image from it.
+	InstallFrom bool `toml:"install_from"`
 }
 
 // Kernel names the kernel's package and adds to its command line.

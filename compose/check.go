@@ -11,9 +11,11 @@ import (
 )
 
 var (
-	// Debian policy 5.6.1 and 5.6.12; wildcards are apt's.
-	packageName    = pattern.New(`^[a-z0-9][a-z0-9+.-]+$`)
-	packageVersion = pattern.New(`^[A-Za-z0-9*?][A-Za-z0-9.+~:*?-]*$`)
+	// What Debian policy (5.6.1 and 5.6.12) and rpm allow; wildcards are the
+	// solvers'.
+	packageName    = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_+.-]+$`)
+	packageVersion = pattern.New(`^[A-Za-z0-9*?][A-Za-z0-9_.+~^:*?-]*$`)
+	repositoryID   = pattern.New(`^[A-Za-z0-9_.:-]+$`)
 	hostnameLabel  = pattern.New(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 	zoneName       = pattern.New(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
 	localeName     = pattern.New(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
@@ -36,16 +38,21 @@ func (bp *Blueprint) check() (string, error) {
 		for i, p := range list.packages {
 			at := fmt.Sprintf("%s[%d].", list.key, i)
 			if !packageName().MatchString(p.Name) {
-				return at + "name", fmt.Errorf("%q is not a name of a package: lower-case letters, digits, + - .", p.Name)
+				return at + "name", fmt.Errorf("%q is not a name of a package: letters, digits, + - . _", p.Name)
 			}
 			if p.Version != "" && !packageVersion().MatchString(p.Version) {
 				return at + "version", fmt.Errorf("%q is not a version", p.Version)
 			}
 		}
 	}
+	for i, g := range bp.Groups {
+		if !packageName().MatchString(g.Name) {
+			return fmt.Sprintf("groups[%d].name", i), fmt.Errorf("%q is not the id of a group of packages, such as core", g.Name)
+		}
+	}
 	for _, check := range []func() (string, error){
 		bp.Customizations.checkSystem, bp.Customizations.checkAccounts,
-		bp.Customizations.checkServices, bp.Customizations.checkFiles,
+		bp.Customizations.checkServices, bp.Customizations.checkFiles, bp.Customizations.checkRepositories,
 	} {
 		if key, err := check(); err != nil {
 			return "customizations." + key, err
@@ -209,6 +216,44 @@ func (c *Customizations) checkFiles() (string, error) {
 	for i, f := range c.Files {
 		if err := checkPath(f.Path, seen); err != nil {
 			return fmt.Sprintf("files[%d].path", i), err
+		}
+	}
+	return "", nil
+}
+
+func (c *Customizations) checkRepositories() (string, error) {
+	var ids []string
+	for i, r := range c.Repositories {
+		at := fmt.Sprintf("repositories[%d]", i)
+		places := 0
+		for _, given := range []bool{len(r.BaseURLs) > 0, r.Metalink != "", r.Mirrorlist != ""} {
+			if given {
+				places++
+			}
+		}
+		switch {
+		case !repositoryID().MatchString(r.ID):
+			return at + ".id", fmt.Errorf("%q is not the id of a repository: letters, digits, _ . : -", r.ID)
+		case slices.Contains(ids, r.ID):
+			return at + ".id", fmt.Errorf("%q is there twice", r.ID)
+		case places != 1:
+			return at, errors.New("a repository is at baseurls, at a metalink or at a mirrorlist: give one of them")
+		case r.Filename != "" && (!strings.HasSuffix(r.Filename, ".repo") || !repositoryID().MatchString(r.Filename)):
+			return at + ".filename", fmt.Errorf("%q is not the name of a file that ends in .repo", r.Filename)
+		}
+		ids = append(ids, r.ID)
+		for j, u := range r.BaseURLs {
+			if _, err := normalURL(u); err != nil {
+				return fmt.Sprintf("%s.baseurls[%d]", at, j), err
+			}
+		}
+		for j, k := range r.GPGKeys {
+			if strings.Contains(k, armorBegin) {
+				continue
+			}
+			if _, err := normalURL(k); err != nil {
+				return fmt.Sprintf("%s.gpgkeys[%d]", at, j), fmt.Errorf("neither a key nor where it is: %w", err)
+			}
 		}
 	}
 	return "", nil

@@ -20,25 +20,35 @@ type Options struct {
 	Distro string
 	// Type of the result: "qcow2", "raw" or "tar".
 	Type string
-	// Architecture is Debian's name of it; empty means "amd64".
+	// Architecture is Debian's name of it, whatever the distribution; empty
+	// means "amd64".
 	Architecture string
 	// Compression of a qcow2 image: "none", "zlib" or "zstd" (if empty).
 	Compression string
 
-	// Mirror is the URL of an archive. Empty takes what the host's apt is
+	// Mirror is the URL of an archive, or of a mirror laid out as the
+	// distribution's own. Empty takes what the host's apt or dnf is
 	// configured with for the release.
 	Mirror string
+	// Repositories are URLs of repositories of RPM that are used in place of
+	// those of a mirror.
+	Repositories []string
+	// Exclude are packages of RPM, or patterns as in a shell, that must not
+	// be installed.
+	Exclude []string
+	// WeakDependencies installs recommended packages as well.
+	WeakDependencies bool
 	// SecurityMirror is the URL of the archive with security updates that
 	// goes with Mirror. Without it a Mirror gives none.
 	SecurityMirror string
 	// Snapshot is the URL of an archive as it was at some date. Its metadata
 	// is accepted although it has expired.
 	Snapshot string
-	// Keyring is a file with the keys that sign the archive. Empty takes the
-	// one of the distribution's keyring package.
+	// Keyring is a file with the keys that sign the archive, or the packages
+	// of RPM. Empty takes the one of the distribution's keyring package.
 	Keyring string
-	// SolverRoot is a tree with a Debian system whose apt is used in place
-	// of the host's.
+	// SolverRoot is a tree with a system whose apt or dnf is used in place of
+	// the host's.
 	SolverRoot string
 
 	// BuildRoot is where the tools of the stages come from: "host" (if
@@ -54,7 +64,7 @@ type Options struct {
 	MaxAge time.Duration
 	// Exec runs a command and returns an error if it does not exit with 0.
 	Exec func(ctx context.Context, c Command) error
-	// Progress, if not nil, gets what apt says while it downloads metadata.
+	// Progress, if not nil, gets what is said while metadata is downloaded.
 	Progress io.Writer
 }
 
@@ -98,26 +108,25 @@ func Manifest(ctx context.Context, bp *Blueprint, opts Options) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	a, release, err := openArchive(ctx, c)
+	s, release, err := openSolver(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if err := a.update(ctx); err != nil {
+	if err := s.update(ctx); err != nil {
 		return nil, err
 	}
-	if c.epoch, err = a.epoch(); err != nil {
+	if c.epoch, err = s.epoch(); err != nil {
 		return nil, err
 	}
-	if c.os, err = a.solve(ctx, c.osPackages()); err != nil {
+	if c.os, err = s.solve(ctx, c.osPackages()); err != nil {
 		return nil, err
 	}
 	if c.opts.BuildRoot == "tree" {
-		if c.build, err = a.solve(ctx, c.buildPackages()); err != nil {
+		if c.build, err = s.solve(ctx, c.buildPackages()); err != nil {
 			return nil, fmt.Errorf("build pipeline: %w", err)
 		}
 	}
-	c.sites = a.sites
 	m, err := c.manifest()
 	if err != nil {
 		return nil, err
@@ -136,14 +145,38 @@ func encode(m *manifest) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// solver decides which packages are needed: apt or dnf.
+type solver interface {
+	// update brings the metadata of the repositories up to date, unless it
+	// is younger than Options.MaxAge.
+	update(ctx context.Context) error
+	// epoch is the date of the newest metadata, in seconds since 1970.
+	epoch() (int64, error)
+	// solve returns all packages that an empty system needs for the
+	// requests, sorted by name.
+	solve(ctx context.Context, requests []request) ([]pinned, error)
+}
+
+// openSolver finds out which repositories to use and locks their metadata;
+// release gives it free.
+func openSolver(ctx context.Context, c *composer) (_ solver, release func(), err error) {
+	if c.distro.rpm != nil {
+		return openDnf(ctx, c)
+	}
+	return openArchive(ctx, c)
+}
+
 // composer is one call of Manifest.
 type composer struct {
 	bp     *Blueprint
 	opts   Options
 	distro distro
 	image  imageType
-	sites  []site
-	// epoch is the date of the newest Release file, in seconds.
+	// sites are the archives of Debian in use, keys the texts of the keys
+	// that packages of RPM are signed with.
+	sites []site
+	keys  []string
+	// epoch is the date of the newest metadata, in seconds.
 	epoch int64
 	os    []pinned
 	build []pinned
@@ -178,6 +211,11 @@ func newComposer(bp *Blueprint, opts Options) (*composer, error) {
 	if a := bp.Architecture; a != "" && a != "x86_64" && a != opts.Architecture {
 		return nil, fmt.Errorf("the blueprint is for architecture %q, which is not supported: want x86_64", a)
 	}
+	if c.distro.rpm == nil {
+		if err := refuseRPM(bp, &opts); err != nil {
+			return nil, err
+		}
+	}
 	if err := oneOf("compression", &opts.Compression, "zstd", "zlib", "none"); err != nil {
 		return nil, err
 	}
@@ -186,6 +224,21 @@ func newComposer(bp *Blueprint, opts Options) (*composer, error) {
 	}
 	c.opts = opts
 	return c, nil
+}
+
+// refuseRPM refuses what only distributions of RPM have.
+func refuseRPM(bp *Blueprint, opts *Options) error {
+	switch {
+	case len(bp.Groups) > 0:
+		return errors.New("groups: Debian has no package groups: list packages, such as a task-* or a metapackage, under [[packages]]")
+	case len(bp.Customizations.Repositories) > 0:
+		return errors.New("customizations.repositories: these are repositories of RPM, which Debian cannot use: leave them out")
+	case len(opts.Repositories) > 0:
+		return errors.New("repositories of RPM are of no use to Debian: give an archive with --mirror in place of --repository")
+	case len(opts.Exclude) > 0:
+		return errors.New("packages of Debian cannot be excluded: leave out --exclude")
+	}
+	return nil
 }
 
 // oneOf checks an option; empty becomes the first allowed value.

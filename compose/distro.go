@@ -8,7 +8,9 @@ import (
 // distro is a distribution that blueprints are composed for.
 type distro struct {
 	name, version string
-	// suite is the archive's name of the release.
+	// product is what a boot menu calls it.
+	product string
+	// suite is the archive's name of a release of Debian.
 	suite string
 	// keyring is the file of the package keyringPackage.
 	keyring, keyringPackage string
@@ -16,16 +18,21 @@ type distro struct {
 	runner string
 	// kernel is the package used unless the blueprint names one.
 	kernel string
+	// grubConfig is where the boot loader looks for its configuration.
+	grubConfig string
+	// rpm is what only distributions of RPM have; nil is Debian.
+	rpm *rpmRelease
 }
 
-var distros = []distro{{
-	name: "debian-12", version: "12",
+var distros = append([]distro{{
+	name: "debian-12", version: "12", product: "Debian GNU/Linux",
 	suite:          "bookworm",
 	keyring:        "/usr/share/keyrings/debian-archive-keyring.gpg",
 	keyringPackage: "debian-archive-keyring",
 	runner:         "org.osbuild.debian12",
 	kernel:         "linux-image-amd64",
-}}
+	grubConfig:     "/boot/grub/grub.cfg",
+}}, rpmDistros...)
 
 // suites are what an up-to-date system of the release takes packages from.
 func (d distro) suites() []string {
@@ -71,31 +78,24 @@ var buildRootPackages = []string{
 	"kmod", "mtools", "passwd", "systemd", "xz-utils", "zstd",
 }
 
-// osPackages are what apt is asked to install into the image.
+// osPackages are what the solver is asked to install into the image.
 func (c *composer) osPackages() []request {
-	names := []string{essential, required, merged}
-	names = append(names, basePackages...)
-	cust := &c.bp.Customizations
-	if c.image.bootable {
-		names = append(names, bootPackages...)
+	names := c.debianPackages()
+	if c.distro.rpm != nil {
+		names = c.rpmPackages()
 	}
+	cust := &c.bp.Customizations
 	var out []request
 	if kernel := cust.Kernel.Name; kernel != "" {
 		out = append(out, request{name: kernel, where: "customizations.kernel.name"})
 	} else if c.image.bootable {
 		names = append(names, c.distro.kernel)
 	}
-	if len(cust.Timezone.NTPServers) > 0 {
-		names = append(names, "systemd-timesyncd")
-	}
-	if cust.Timezone.Timezone != "" {
-		names = append(names, "tzdata")
-	}
-	if len(c.generatedLocales()) > 0 {
-		names = append(names, "locales")
-	}
 	for _, n := range names {
 		out = append(out, request{name: n})
+	}
+	for i, g := range c.bp.Groups {
+		out = append(out, request{"@" + g.Name, "", fmt.Sprintf("groups[%d]", i)})
 	}
 	for i, p := range c.bp.Packages {
 		out = append(out, request{p.Name, p.Version, fmt.Sprintf("packages[%d]", i)})
@@ -106,9 +106,32 @@ func (c *composer) osPackages() []request {
 	return out
 }
 
+// debianPackages are what an image is made of besides the blueprint's packages.
+func (c *composer) debianPackages() []string {
+	names := append([]string{essential, required, merged}, basePackages...)
+	cust := &c.bp.Customizations
+	if c.image.bootable {
+		names = append(names, bootPackages...)
+	}
+	if len(cust.Timezone.NTPServers) > 0 {
+		names = append(names, "systemd-timesyncd")
+	}
+	if cust.Timezone.Timezone != "" {
+		names = append(names, "tzdata")
+	}
+	if len(c.generatedLocales()) > 0 {
+		names = append(names, "locales")
+	}
+	return names
+}
+
 func (c *composer) buildPackages() []request {
-	out := []request{{name: essential}, {name: merged}}
-	for _, n := range buildRootPackages {
+	names := append([]string{essential, merged}, buildRootPackages...)
+	if c.distro.rpm != nil {
+		names = rpmBuildPackages
+	}
+	var out []request
+	for _, n := range names {
 		out = append(out, request{name: n})
 	}
 	return out

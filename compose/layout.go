@@ -78,7 +78,7 @@ func (c *composer) diskOptions() object {
 			},
 		},
 		"bootloader": object{
-			"type": "grub2", "platforms": []string{"i386-pc", "x86_64-efi"}, "config": "/boot/grub/grub.cfg",
+			"type": "grub2", "platforms": []string{"i386-pc", "x86_64-efi"}, "config": c.distro.grubConfig,
 		},
 	}
 	if c.image.name == "qcow2" {
@@ -87,37 +87,57 @@ func (c *composer) diskOptions() object {
 	return o
 }
 
-// bootStages write what the kernel and the boot loader read.
-func (c *composer) bootStages() ([]stage, error) {
-	root := c.id("root")
+// bootableKernels are the versions of the kernels; there is at least one.
+func (c *composer) bootableKernels() ([]string, error) {
 	kernels := c.kernels()
 	if len(kernels) == 0 {
 		name := c.bp.Customizations.Kernel.Name
 		return nil, fmt.Errorf("customizations.kernel.name: the package %q brings no kernel: name one such as %s", name, c.distro.kernel)
 	}
+	return kernels, nil
+}
+
+// cmdline is the kernel's command line without the root filesystem.
+func (c *composer) cmdline() string {
+	line := "ro console=tty0 console=ttyS0,115200"
+	if a := strings.TrimSpace(c.bp.Customizations.Kernel.Append); a != "" {
+		line += " " + a
+	}
+	return line
+}
+
+// mountStages make the mount points and the list of the filesystems.
+func (c *composer) mountStages(rootOptions string) []stage {
+	return []stage{
+		{Type: "org.osbuild.mkdir", Options: object{"paths": []object{{"path": "/boot/efi", "mode": 0o755, "parents": true, "exist_ok": true}}}},
+		{Type: "org.osbuild.fstab", Options: object{"filesystems": []object{
+			{"uuid": c.id("root"), "path": "/", "vfs_type": "ext4", "options": rootOptions, "freq": 0, "passno": 1},
+			{"uuid": c.volumeID("esp"), "path": "/boot/efi", "vfs_type": "vfat", "options": "umask=0077", "freq": 0, "passno": 2},
+		}}},
+	}
+}
+
+// bootStages write what the kernel and the boot loader read.
+func (c *composer) bootStages() ([]stage, error) {
+	root := c.id("root")
+	kernels, err := c.bootableKernels()
+	if err != nil {
+		return nil, err
+	}
 	var entries []object
 	for i, k := range kernels {
 		entries = append(entries, object{
 			"id": root, "default": i == 0, "kernel": k,
-			"product": object{"name": "Debian GNU/Linux", "version": c.distro.version},
+			"product": object{"name": c.distro.product, "version": c.distro.version},
 		})
 	}
-	cmdline := "ro console=tty0 console=ttyS0,115200"
-	if a := strings.TrimSpace(c.bp.Customizations.Kernel.Append); a != "" {
-		cmdline += " " + a
-	}
-	return []stage{
-		{Type: "org.osbuild.mkdir", Options: object{"paths": []object{{"path": "/boot/efi", "mode": 0o755, "parents": true, "exist_ok": true}}}},
-		{Type: "org.osbuild.fstab", Options: object{"filesystems": []object{
-			{"uuid": root, "path": "/", "vfs_type": "ext4", "options": "errors=remount-ro", "freq": 0, "passno": 1},
-			{"uuid": c.volumeID("esp"), "path": "/boot/efi", "vfs_type": "vfat", "options": "umask=0077", "freq": 0, "passno": 2},
-		}}},
-		{Type: "org.osbuild.kernel-cmdline", Options: object{"root_fs_uuid": root, "kernel_opts": cmdline}},
-		{Type: "org.osbuild.grub2.legacy", Options: object{
+	return append(c.mountStages("errors=remount-ro"),
+		stage{Type: "org.osbuild.kernel-cmdline", Options: object{"root_fs_uuid": root, "kernel_opts": c.cmdline()}},
+		stage{Type: "org.osbuild.grub2.legacy", Options: object{
 			"rootfs":  object{"uuid": root},
 			"bios":    object{"platform": "i386-pc"},
 			"entries": entries,
-			"config":  object{"cmdline": cmdline, "timeout": 1, "distributor": "Debian"},
+			"config":  object{"cmdline": c.cmdline(), "timeout": 1, "distributor": "Debian"},
 		}},
-	}, nil
+	), nil
 }

@@ -47,7 +47,11 @@ type (
 
 func (c *composer) manifest() (*manifest, error) {
 	inline := map[string]any{}
-	stages, err := c.osStages(inline)
+	write := c.debianStages
+	if c.distro.rpm != nil {
+		write = c.rpmStages
+	}
+	stages, err := write(inline)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +69,7 @@ func (c *composer) manifest() (*manifest, error) {
 		m.Pipelines = append(m.Pipelines, p)
 	}
 	if c.opts.BuildRoot == "tree" {
-		add(pipeline{Name: "build", Runner: c.distro.runner, Stages: []stage{dpkgStage(c.build)}})
+		add(pipeline{Name: "build", Runner: c.distro.runner, Stages: []stage{c.packageStage(c.build)}})
 	}
 	add(pipeline{Name: "os", Stages: stages})
 	final := stage{
@@ -82,10 +86,18 @@ func (c *composer) manifest() (*manifest, error) {
 	return m, nil
 }
 
+// packageStage installs packages into an empty tree.
+func (c *composer) packageStage(packages []pinned) stage {
+	if c.distro.rpm != nil {
+		return c.rpmStage(packages)
+	}
+	return dpkgStage(packages)
+}
+
 func dpkgStage(packages []pinned) stage {
 	refs := object{}
 	for _, p := range packages {
-		refs["sha256:"+p.sha256] = object{}
+		refs[p.checksum] = object{}
 	}
 	return stage{Type: "org.ossify.dpkg", Inputs: map[string]input{"packages": {
 		Type: "org.osbuild.files", Origin: "org.osbuild.source", References: refs,
@@ -97,43 +109,64 @@ func dpkgStage(packages []pinned) stage {
 func curlItems(lists ...[]pinned) map[string]any {
 	out := map[string]any{}
 	for _, p := range slices.Concat(lists...) {
-		out["sha256:"+p.sha256] = object{"url": p.url, "size": p.size}
+		item := object{"url": p.url, "size": p.size}
+		if p.secrets != "" {
+			item["secrets"] = object{"name": p.secrets}
+		}
+		if p.insecure {
+			item["insecure"] = true
+		}
+		out[p.checksum] = item
 	}
 	return out
 }
 
-// osStages make the system's tree. They are sorted by how much they cost and
+// debianStages make the system's tree. They are sorted by how much they cost and
 // how often what they depend on changes, so that a change reruns little.
-func (c *composer) osStages(inline map[string]any) ([]stage, error) {
+func (c *composer) debianStages(inline map[string]any) ([]stage, error) {
 	cust := &c.bp.Customizations
 	stages := []stage{dpkgStage(c.os), {Type: "org.osbuild.script", Options: object{"script": forgetIdentity}}}
 	if langs := c.generatedLocales(); len(langs) > 0 {
 		stages = append(stages, stage{Type: "org.osbuild.script", Options: object{"script": localeScript(langs)}})
 	}
 	stages = append(stages, fileStages(c.systemFiles(), inline)...)
-	if len(cust.Locale.Languages) > 0 {
-		stages = append(stages, stage{Type: "org.osbuild.locale", Options: object{"language": cust.Locale.Languages[0]}})
-	}
-	if z := cust.Timezone.Timezone; z != "" {
-		stages = append(stages, stage{Type: "org.osbuild.timezone", Options: object{"zone": z}})
-	}
+	stages = append(stages, placeStages(cust)...)
 	stages = append(stages, accountStages(cust)...)
 	stages = append(stages, customFileStages(cust, inline)...)
-	stages = append(stages, c.serviceStage(), stage{
-		// An empty file: the id is made at the first start, which is no
-		// "first boot" to systemd, or it would ask questions and enable
-		// every unit.
-		Type: "org.osbuild.machine-id", Options: object{"first-boot": "no"},
-	})
-	if cust.Hostname != "" {
-		stages = append(stages, stage{Type: "org.osbuild.hostname", Options: object{"hostname": cust.Hostname}})
-	}
+	stages = append(stages, debianServices(&cust.Services))
+	stages = append(stages, identityStages(cust)...)
 	stages = append(stages, fileStages([]File{{Path: "/etc/hosts", Data: hosts(cust.Hostname)}}, inline)...)
 	if !c.image.bootable {
 		return stages, nil
 	}
 	boot, err := c.bootStages()
 	return append(stages, boot...), err
+}
+
+// placeStages set the language and the time zone.
+func placeStages(cust *Customizations) []stage {
+	var out []stage
+	if len(cust.Locale.Languages) > 0 {
+		out = append(out, stage{Type: "org.osbuild.locale", Options: object{"language": cust.Locale.Languages[0]}})
+	}
+	if z := cust.Timezone.Timezone; z != "" {
+		out = append(out, stage{Type: "org.osbuild.timezone", Options: object{"zone": z}})
+	}
+	return out
+}
+
+// identityStages say which machine this is.
+func identityStages(cust *Customizations) []stage {
+	out := []stage{{
+		// An empty file: the id is made at the first start, which is no
+		// "first boot" to systemd, or it would ask questions and enable
+		// every unit.
+		Type: "org.osbuild.machine-id", Options: object{"first-boot": "no"},
+	}}
+	if cust.Hostname != "" {
+		out = append(out, stage{Type: "org.osbuild.hostname", Options: object{"hostname": cust.Hostname}})
+	}
+	return out
 }
 
 // forgetIdentity removes what maintainer scripts made up at random, which is to
@@ -297,8 +330,8 @@ func (u *User) options() object {
 	return o
 }
 
-func (c *composer) serviceStage() stage {
-	s := c.bp.Customizations.Services
+// debianServices add what a bare Debian system needs to reach the network.
+func debianServices(s *Services) stage {
 	enabled := s.Enabled
 	off := slices.Concat(s.Disabled, s.Masked)
 	for _, own := range []string{"systemd-networkd.service", "systemd-resolved.service"} {
@@ -307,9 +340,13 @@ func (c *composer) serviceStage() stage {
 			enabled = append(slices.Clone(enabled), own)
 		}
 	}
+	return serviceStage(&Services{Enabled: enabled, Disabled: s.Disabled, Masked: s.Masked})
+}
+
+func serviceStage(s *Services) stage {
 	o := object{}
 	for key, units := range map[string][]string{
-		"enabled_services": enabled, "disabled_services": s.Disabled, "masked_services": s.Masked,
+		"enabled_services": s.Enabled, "disabled_services": s.Disabled, "masked_services": s.Masked,
 	} {
 		if len(units) > 0 {
 			o[key] = units
@@ -324,6 +361,12 @@ var kernelPackage = pattern.New(`^linux-image-([0-9].*)$`)
 func (c *composer) kernels() []string {
 	var out []string
 	for _, p := range c.os {
+		if c.distro.rpm != nil {
+			if uname := rpmKernel(p); uname != "" {
+				out = append(out, uname)
+			}
+			continue
+		}
 		if m := kernelPackage().FindStringSubmatch(p.name); m != nil && !strings.HasSuffix(m[1], "-dbg") {
 			out = append(out, strings.TrimSuffix(m[1], "-unsigned"))
 		}

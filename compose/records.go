@@ -17,9 +17,13 @@ import (
 type pinned struct {
 	name, version string
 	url           string
-	// size is in bytes, sha256 in hexadecimal.
-	size   int64
-	sha256 string
+	// size is in bytes; checksum is as sources have it, such as "sha256:0123".
+	size     int64
+	checksum string
+	// The rest is RPM's: secrets names who provides what the download needs,
+	// insecure takes any certificate, signed asks for a valid signature.
+	secrets          string
+	insecure, signed bool
 }
 
 var (
@@ -63,7 +67,7 @@ func parseURIs(text string) ([]pinned, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, pinned{name: parts[0], version: version, url: where, size: size, sha256: sum[1]})
+		out = append(out, pinned{name: parts[0], version: version, url: where, size: size, checksum: "sha256:" + sum[1]})
 	}
 	return out, nil
 }

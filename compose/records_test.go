@@ -19,7 +19,8 @@ func TestParseURIs(t *testing.T) {
 		err        string
 	}{
 		{"two", "Reading package lists...\n" + line(good, "a_1%3a2_all.deb", "12 SHA256:"+sum) + line("file:/x/b_2_amd64.deb", "b_2_amd64.deb", "3 SHA256:"+sum), []pinned{
-			{"a", "1:2", good, 12, sum}, {"b", "2", "file:///x/b_2_amd64.deb", 3, sum}}, ""},
+			{name: "a", version: "1:2", url: good, size: 12, checksum: "sha256:" + sum},
+			{name: "b", version: "2", url: "file:///x/b_2_amd64.deb", size: 3, checksum: "sha256:" + sum}}, ""},
 		{"no checksum", line(good, "a_1_all.deb", "12 "), nil, "no sha256 for a_1_all.deb"},
 		{"weak checksum", line(good, "a_1_all.deb", "12 MD5Sum:0123"), nil, "no sha256"},
 		{"no size", line(good, "a_1_all.deb", "0 SHA256:"+sum), nil, "the size 0"},
@@ -143,7 +144,7 @@ func FuzzParseURIs(f *testing.F) {
 			return
 		}
 		for _, p := range packages {
-			if p.size <= 0 || len(p.sha256) != 64 || p.url == "" {
+			if p.size <= 0 || len(p.checksum) != 71 || p.url == "" {
 				t.Errorf("not pinned: %+v", p)
 			}
 		}
@@ -184,7 +185,7 @@ func FuzzBlueprint(f *testing.F) {
 			return
 		}
 		c := composer{bp: bp, distro: distros[0], image: imageTypes[0], opts: Options{BuildRoot: "tree"}, epoch: 1,
-			os: []pinned{{name: "linux-image-6.1.0-10-amd64", sha256: sum, size: 1}}}
+			os: []pinned{{name: "linux-image-6.1.0-10-amd64", checksum: "sha256:" + sum, size: 1}}}
 		m, err := c.manifest()
 		if err != nil {
 			t.Fatal(err)

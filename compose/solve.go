@@ -12,9 +12,10 @@ import (
 	"strings"
 )
 
-// request is something that apt is asked to install.
+// request is something that a solver is asked to install.
 type request struct {
-	// name is a package or a pattern, which begins with "?".
+	// name is a package; to apt also a pattern, which begins with "?", to dnf
+	// also a group, which begins with "@".
 	name, version string
 	// where is the key of the blueprint, or empty.
 	where string
@@ -30,7 +31,11 @@ func (r request) String() string {
 // solve returns all packages that apt would install into an empty system,
 // sorted by name. A solution is kept for as long as the lists stay the same.
 func (a *archive) solve(ctx context.Context, requests []request) ([]pinned, error) {
-	argv := []string{"apt-get", "install", "-y", "-q", "--print-uris", "-o", "Acquire::ForceHash=SHA256", "--"}
+	argv := []string{"apt-get", "install", "-y", "-q", "--print-uris", "-o", "Acquire::ForceHash=SHA256"}
+	if a.c.opts.WeakDependencies {
+		argv = append(argv, "--install-recommends")
+	}
+	argv = append(argv, "--")
 	for _, r := range requests {
 		argv = append(argv, r.String())
 	}
@@ -62,14 +67,18 @@ func (a *archive) solve(ctx context.Context, requests []request) ([]pinned, erro
 			return nil, fmt.Errorf("%sapt does not install the package %q beside the others", at(r), r.name)
 		}
 	}
-	// Renamed into place, for a file cut short would be a wrong solution.
-	if err := os.WriteFile(cached+".new", []byte(out.stdout), 0o644); err != nil {
-		return nil, fmt.Errorf("keep solution: %w", err)
+	return packages, keepSolution(cached, []byte(out.stdout))
+}
+
+// keepSolution renames into place, for a file cut short would be a wrong solution.
+func keepSolution(path string, data []byte) error {
+	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
+		return fmt.Errorf("keep solution: %w", err)
 	}
-	if err := os.Rename(cached+".new", cached); err != nil {
-		return nil, fmt.Errorf("keep solution: %w", err)
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("keep solution: %w", err)
 	}
-	return packages, nil
+	return nil
 }
 
 // solutionPath is named for everything that a solution depends on besides the
