@@ -63,9 +63,10 @@ type rpmRepository struct {
 	SSLVerify      bool  `json:"sslverify"`
 	Priority       *int  `json:"priority,omitempty"`
 	ModuleHotfixes *bool `json:"module_hotfixes,omitempty"`
-	// SSLClientCert and Error come from dnf only.
-	SSLClientCert string `json:"sslclientcert,omitempty"`
-	Error         string `json:"error,omitempty"`
+	// The rest comes from dnf only; Reasons are why mirrors failed.
+	SSLClientCert string   `json:"sslclientcert,omitempty"`
+	Error         string   `json:"error,omitempty"`
+	Reasons       []string `json:"reasons,omitempty"`
 
 	optional bool
 }

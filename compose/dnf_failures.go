@@ -19,9 +19,9 @@ type refreshFailure struct {
 //	Errors during downloading metadata for repository 'updates':
 //	  - Status code: 404 for http://mirror/updates/repodata/repomd.xml (IP: 192.0.2.1)
 //
-// dnf 5 has the reason in its error.
+// dnf 5 answers with the reasons.
 func explainRefresh(r rpmRepository, stderr string) *refreshFailure {
-	f := &refreshFailure{repository: r}
+	f := &refreshFailure{repository: r, reasons: r.Reasons}
 	mine := false
 	for line := range strings.Lines(stderr) {
 		reason, isReason := strings.CutPrefix(line, "  - ")
@@ -45,7 +45,7 @@ func (f *refreshFailure) has(texts ...string) bool {
 
 // missing tells whether the mirror says that it has not the repository.
 func (f *refreshFailure) missing() bool {
-	return f.has("repomd.xml") && f.has("Status code: 404", "Couldn't open file")
+	return f.has("repomd.xml") && f.has("Status code: 404", "Couldn't open file", "Could not open file")
 }
 
 // forPeople is one message with what to do.
@@ -58,6 +58,8 @@ func (f *refreshFailure) forPeople(d *dnf) error {
 		return fail("the signature of its metadata is not valid or not made with one of its keys", "give the right keys, or use another mirror with --mirror")
 	case f.missing():
 		return fail("there is no repodata/repomd.xml", "check the URL: a mirror of "+d.c.distro.name+" has its repositories in "+d.c.distro.paths())
+	case f.has("Failed to load"):
+		return fail(oneLine(f.repository.Error), "the metadata is broken: use another mirror with --mirror")
 	case f.has("checksum doesn't match", "Checksum error"):
 		return fail("its metadata does not match its checksums", "the mirror is being updated or broken: try again, or use another one with --mirror")
 	}

@@ -152,6 +152,18 @@ class Dnf5:
             conf.module_platform_id = question["platform"]
         if question["command"] == "solve":
             conf.cacheonly = "all"
+        self.reasons = reasons = []
+
+        class Listen(libdnf5.repo.DownloadCallbacks):
+            """Hears why mirrors failed, which errors do not tell."""
+
+            def mirror_failure(self, _, message, *__):
+                reasons.append(message)
+                return self.OK
+
+        # The library does not keep Python's half of the object.
+        self.listener = Listen()
+        self.base.set_download_callbacks(libdnf5.repo.DownloadCallbacksUniquePtr(self.listener))
         variables = self.base.get_vars()
         variables.set("arch", question["arch"])
         variables.set("basearch", question["arch"])
@@ -212,7 +224,7 @@ class Dnf5:
         try:
             self.sack.load_repos(self.lib.repo.Repo.Type_AVAILABLE)
         except self.lib.exception.Error as e:
-            about["error"] = str(e)
+            about["error"], about["reasons"] = str(e), self.reasons
         return about
 
     def solve(self):
@@ -250,7 +262,8 @@ class Dnf5:
         groups += [e.get_environmentid() for e in self.lib.comps.EnvironmentQuery(self.base)]
         raise Unsolved(missing=missing, names=sorted({p.get_name() for p in names}),
                        groups=sorted(set(groups)), versions=versions,
-                       problem="\n".join(transaction.get_resolve_logs_as_strings()))
+                       problem="\n".join(log.to_string() for log in transaction.get_resolve_logs() if log.get_problem() == (
+                           self.lib.base.GoalProblem_SOLVER_ERROR)))
 
     @staticmethod
     def package(p):

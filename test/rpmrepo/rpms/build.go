@@ -51,10 +51,17 @@ func Cached(ctx context.Context) (string, error) {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return dir, err
 	}
-	partial := dir + ".new"
-	if err := os.RemoveAll(partial); err != nil {
+	// What is there is of older code or older packages, or was never finished.
+	old, err := filepath.Glob(filepath.Join(parent, "????????????????*"))
+	if err != nil {
 		return "", err
 	}
+	for _, o := range old {
+		if err := os.RemoveAll(o); err != nil {
+			return "", err
+		}
+	}
+	partial := dir + ".new"
 	if err := Build(ctx, partial); err != nil {
 		return "", err
 	}
