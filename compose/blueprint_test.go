@@ -47,12 +47,17 @@ func TestReadBlueprint(t *testing.T) {
 	if _, err := ReadBlueprint("testdata/nothing.toml"); err == nil || !strings.Contains(err.Error(), "testdata/nothing.toml") {
 		t.Errorf("got %v", err)
 	}
-	bp, err := ReadBlueprint("../samples/debian-minimal.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bp.Name != "debian-minimal" || len(bp.Packages) == 0 || len(bp.Customizations.Users) != 1 {
-		t.Errorf("the sample is read as %+v", bp)
+	for _, name := range []string{"debian-minimal", "fedora-minimal"} {
+		bp, err := ReadBlueprint("../samples/" + name + ".toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bp.Name != name || len(bp.Packages) == 0 || len(bp.Customizations.Users) != 1 {
+			t.Errorf("the sample is read as %+v", bp)
+		}
+		if _, err := findDistro(bp.Distro); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

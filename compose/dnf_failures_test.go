@@ -96,7 +96,9 @@ func TestFedoraFailures(t *testing.T) {
 
 		{"group of Debian", name + "[[groups]]\nname = \"core\"\n", func(_ *fedoraMirror, o *Options) { o.Distro = "debian-12" }, []string{"groups: Debian has no package groups"}},
 		{"repository of Debian", own, func(_ *fedoraMirror, o *Options) { o.Distro = "debian-12" }, []string{"customizations.repositories: ", "Debian cannot use"}},
-		{"repositories option of Debian", name, func(_ *fedoraMirror, o *Options) { o.Distro, o.Repositories = "debian-12", []string{"http://x.invalid"} }, []string{"--mirror in place of --repository"}},
+		{"repositories option of Debian", name, func(_ *fedoraMirror, o *Options) {
+			o.Distro, o.Repositories = "debian-12", []string{"http://x.invalid"}
+		}, []string{"--mirror in place of --repository"}},
 		{"exclude option of Debian", name, func(_ *fedoraMirror, o *Options) { o.Distro, o.Exclude = "debian-12", []string{"x"} }, []string{"leave out --exclude"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

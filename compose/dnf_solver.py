@@ -36,6 +36,7 @@ class Dnf:
         conf.installroot = question["root"]
         conf.cachedir = os.path.join(question["state"], "dnf")
         conf.persistdir = os.path.join(question["state"], "dnf/persist")
+        conf.logdir = os.path.join(question["state"], "dnf")
         conf.reposdir = []
         conf.pluginpath = []
         conf.zchunk = False

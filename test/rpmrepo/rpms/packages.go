@@ -59,7 +59,7 @@ var additions = map[string]pkg{
 			{path: "/etc/hosts", flags: "%config(noreplace)", data: "127.0.0.1 localhost\n::1 localhost\n"},
 		},
 	},
-	"libc-bin": {scripts: map[string]string{"%transfiletriggerin -P 2000000 -- /usr/lib /usr/lib64": "/usr/sbin/ldconfig"}},
+	"libc-bin": {tags: []string{"Requires(pre): /bin/sh"}, scripts: map[string]string{"%transfiletriggerin -P 2000000 -- /usr/lib /usr/lib64": "/usr/sbin/ldconfig"}},
 	"mawk":     {files: []file{{path: "/usr/bin/awk", link: "mawk"}}},
 	"libpam-runtime": {files: []file{
 		{path: "/etc/pam.d/common-auth", data: "auth required pam_unix.so\n"},
@@ -201,12 +201,16 @@ func join(lists ...[]*pkg) []*pkg {
 
 // filesystem has the directories, and the links of a merged /usr.
 func filesystem() []file {
-	modes := map[string]file{
-		"proc": {mode: 0o555}, "sys": {mode: 0o555}, "root": {mode: 0o700}, "tmp": {mode: 0o1777}, "var/tmp": {mode: 0o1777},
+	// What is mounted while packages are installed cannot be given an owner.
+	special := map[string]file{
+		"proc": {mode: 0o555, flags: "%ghost"}, "sys": {mode: 0o555, flags: "%ghost"},
+		"root": {mode: 0o700}, "tmp": {mode: 0o1777}, "var/tmp": {mode: 0o1777},
 	}
 	var out []file
 	for _, d := range systemDirs {
-		out = append(out, file{path: "/" + d + "/", mode: modes[d].mode})
+		f := special[d]
+		f.path = "/" + d + "/"
+		out = append(out, f)
 	}
 	for _, top := range []string{"bin", "lib", "lib64", "sbin"} {
 		out = append(out, file{path: "/" + top, link: "usr/" + top})
