@@ -186,6 +186,18 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+func TestWeakDependenciesOfDebian(t *testing.T) {
+	r := newRepository(t, append(standard(), entry{"web", "1", "Recommends: web-docs"}, entry{"web-docs", "1", ""}))
+	opts := r.options()
+	bp := blueprint(t, "name = \"x\"\npackages = [{ name = \"web\" }]\n")
+	for _, weak := range []bool{false, true} {
+		opts.WeakDependencies = weak
+		if got := strings.Contains(string(mustCompose(t, bp, opts)), "web-docs_1_amd64.deb"); got != weak {
+			t.Errorf("weak dependencies %v: recommended package %v", weak, got)
+		}
+	}
+}
+
 func TestSnapshotOfFiles(t *testing.T) {
 	r := newRepository(t, standard())
 	opts := r.options()

@@ -120,16 +120,16 @@ type answer struct {
 }
 
 type rpmPackage struct {
-	Name       string `json:"name"`
-	Epoch      string `json:"epoch"`
-	Version    string `json:"version"`
-	Release    string `json:"release"`
-	Arch       string `json:"arch"`
-	Repository string `json:"repository"`
-	URL        string `json:"url"`
-	Size       int64  `json:"size"`
-	Algorithm  string `json:"algorithm"`
-	Checksum   string `json:"checksum"`
+	Name       string   `json:"name"`
+	Epoch      string   `json:"epoch"`
+	Version    string   `json:"version"`
+	Release    string   `json:"release"`
+	Arch       string   `json:"arch"`
+	Repository string   `json:"repository"`
+	URLs       []string `json:"urls"`
+	Size       int64    `json:"size"`
+	Algorithm  string   `json:"algorithm"`
+	Checksum   string   `json:"checksum"`
 }
 
 // openDnf decides which repositories to use and locks the directory for them;
@@ -423,22 +423,44 @@ func (d *dnf) pin(packages []rpmPackage) ([]pinned, error) {
 		if !slices.Contains(checksums, p.Algorithm) {
 			return nil, fmt.Errorf("the repository %s gives no sha256 for %s: it cannot be pinned", r.where(), p.Name)
 		}
-		where, err := normalURL(p.URL)
+		urls, err := fetchable(p.URLs)
 		if err != nil {
-			return nil, fmt.Errorf("repository %s: %w", r.where(), err)
+			return nil, fmt.Errorf("repository %s: %s: %w", r.where(), p.Name, err)
 		}
 		version := p.Version + "-" + p.Release + "." + p.Arch
 		if p.Epoch != "0" {
 			version = p.Epoch + ":" + version
 		}
 		out = append(out, pinned{
-			name: p.Name, version: version, url: where, size: p.Size, checksum: p.Algorithm + ":" + p.Checksum,
+			name: p.Name, version: version, url: urls[0], mirrors: urls[1:], size: p.Size, checksum: p.Algorithm + ":" + p.Checksum,
 			secrets: secretsOf(r.SSLClientCert), insecure: !r.SSLVerify, signed: r.GPGCheck,
 		})
 	}
 	slices.SortFunc(out, func(a, b pinned) int {
 		return strings.Compare(a.name+" "+a.version, b.name+" "+b.version)
 	})
+	return out, nil
+}
+
+// maxMirrors bounds how many places of a package are in a manifest.
+const maxMirrors = 4
+
+// fetchable returns the URLs that the engine can fetch; there is at least one.
+func fetchable(urls []string) (out []string, err error) {
+	err = errors.New("there is no URL for it")
+	for _, u := range urls {
+		where, e := normalURL(u)
+		if e != nil {
+			err = e
+			continue
+		}
+		if len(out) < maxMirrors && !slices.Contains(out, where) {
+			out = append(out, where)
+		}
+	}
+	if len(out) == 0 {
+		return nil, err
+	}
 	return out, nil
 }
 

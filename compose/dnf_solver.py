@@ -118,11 +118,18 @@ class Dnf:
                        versions={r["name"]: [p.evr for p in available.filter(name=r["name"])]
                                  for r in self.question["install"] if spec(r) in missing})
 
+    @staticmethod
+    def places(p):
+        """Every mirror of the list is one: dnf does not say which of them answered."""
+        if p.baseurl:
+            return [p.baseurl.rstrip("/") + "/" + p.location]
+        return [base.rstrip("/") + "/" + p.location for base in p.repo._repo.getMirrors() or p.repo.baseurl]
+
     def package(self, p):
         kind, checksum = p.chksum if p.chksum else (0, b"")
         return {
             "name": p.name, "epoch": str(p.epoch), "version": p.version, "release": p.release, "arch": p.arch,
-            "repository": p.repoid, "url": p.remote_location(schemes=("http", "https", "file")) or "",
+            "repository": p.repoid, "urls": self.places(p),
             "size": p.downloadsize, "algorithm": self.hawkey.chksum_name(kind) or "", "checksum": checksum.hex(),
         }
 
@@ -268,11 +275,10 @@ class Dnf5:
 
     @staticmethod
     def package(p):
-        where = p.get_remote_locations()
         checksum = p.get_checksum()
         return {
             "name": p.get_name(), "epoch": p.get_epoch() or "0", "version": p.get_version(), "release": p.get_release(),
-            "arch": p.get_arch(), "repository": p.get_repo_id(), "url": where[0] if where else "",
+            "arch": p.get_arch(), "repository": p.get_repo_id(), "urls": list(p.get_remote_locations()),
             "size": p.get_download_size(), "algorithm": checksum.get_type_str(), "checksum": checksum.get_checksum(),
         }
 

@@ -3,7 +3,9 @@ package compose
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +119,34 @@ func TestSignedMetadata(t *testing.T) {
 	_, err := Manifest(context.Background(), blueprint(t, text), m.options())
 	if err == nil || !strings.Contains(err.Error(), "own at http://mirror.invalid/fedora/own: the signature of its metadata is not valid") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A list of mirrors, of which the first is taken that answers.
+func TestMirrorlist(t *testing.T) {
+	m := newFedoraMirror(t, standardRPMs())
+	m.publish("own", []rpmEntry{{"own-tool", "1-1", "noarch", ""}})
+	m.write(m.path("mirrors"), "http://mirror.invalid/fedora/gone/\nhttp://mirror.invalid/fedora/own/\n")
+	index, err := os.ReadFile(m.path("own/repodata/repomd.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write(m.path("metalink"), fmt.Sprintf(`<?xml version="1.0"?>
+<metalink version="3.0" xmlns="http://www.metalinker.org/" type="dynamic"><files><file name="repomd.xml">
+<size>%d</size><verification><hash type="sha256">%x</hash></verification>
+<resources maxconnections="1"><url protocol="http" type="http" location="US" preference="100">http://mirror.invalid/fedora/own/repodata/repomd.xml</url></resources>
+</file></files></metalink>
+`, len(index), sha256.Sum256(index)))
+	for key, want := range map[string]string{"mirrorlist": "mirrors", "metalink": "metalink"} {
+		text := "name = \"x\"\npackages = [{ name = \"own-tool\" }]\n[[customizations.repositories]]\nid = \"own\"\n" +
+			"install_from = true\ngpgcheck = false\n" + key + " = \"http://mirror.invalid/fedora/" + want + "\"\n"
+		data := mustCompose(t, blueprint(t, text), m.options())
+		if !bytes.Contains(data, []byte(`"http://mirror.invalid/fedora/own/Packages/own-tool-1-1.noarch.rpm"`)) {
+			t.Errorf("%s: the package is not in the manifest", key)
+		}
+		if bytes.Count(data, []byte(`"rpm.check_gpg": true`)) != len(decode(t, data).Sources["org.osbuild.curl"].Items)-1 {
+			t.Errorf("%s: not all packages but one are signed", key)
+		}
 	}
 }
 

@@ -7,9 +7,10 @@
 //	blueprint --ReadBlueprint--> Blueprint --+
 //	                                         +--Manifest--> JSON
 //	mirror --apt-get update (signed)--> lists -- apt-get --print-uris --+
+//	mirror --dnf_solver.py refresh--> metadata -- dnf_solver.py solve --+
 //
-// Which packages are needed is apt's decision alone: it runs with a private
-// configuration and an empty status file, through Options.Exec, which confines
-// it. This package neither installs nor builds anything; package pipeline runs
-// the manifest.
+// Which packages are needed is the decision of apt alone, or of dnf alone where
+// packages are RPM's: they run with a private configuration and an empty list of
+// installed packages, through Options.Exec, which confines them. This package
+// neither installs nor builds anything; package pipeline runs the manifest.
 package compose

@@ -104,12 +104,15 @@ func dpkgStage(packages []pinned) stage {
 	}}}
 }
 
-// curlItems pins packages; "size", in bytes, is Ossify's addition to osbuild's
-// schema of the source.
+// curlItems pins packages; "size", in bytes, and "mirrors" are Ossify's additions
+// to osbuild's schema of the source.
 func curlItems(lists ...[]pinned) map[string]any {
 	out := map[string]any{}
 	for _, p := range slices.Concat(lists...) {
 		item := object{"url": p.url, "size": p.size}
+		if len(p.mirrors) > 0 {
+			item["mirrors"] = p.mirrors
+		}
 		if p.secrets != "" {
 			item["secrets"] = object{"name": p.secrets}
 		}

@@ -20,8 +20,10 @@ type pinned struct {
 	// size is in bytes; checksum is as sources have it, such as "sha256:0123".
 	size     int64
 	checksum string
-	// The rest is RPM's: secrets names who provides what the download needs,
-	// insecure takes any certificate, signed asks for a valid signature.
+	// The rest is RPM's: mirrors have the package too, secrets names who
+	// provides what the download needs, insecure takes any certificate,
+	// signed asks for a check of the signature.
+	mirrors          []string
 	secrets          string
 	insecure, signed bool
 }
