@@ -13,7 +13,7 @@
 //	RPM-GPG-KEY-other                   the key of the package "test-foreign"
 //
 // The converted packages make a small system that runs: a shell, the core
-// utilities, accounts, systemd, rpm. They keep their Debian names and get those
+// utilities, accounts, systemd, rpm, dnf. They keep their Debian names and get those
 // of Fedora where image builders ask for them. Packages called test-* are there
 // for what a solver or an installer may meet. Scripts of Debian are not run, and
 // a dependency on something that is not here is left out.

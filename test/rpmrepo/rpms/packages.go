@@ -18,6 +18,16 @@ var debianPackages = []string{
 	"libdbus-1-3", "libdw1", "libelf1", "libfsverity0", "libgomp1", "liblua5.3-0", "libmagic-mgc",
 	"libmagic1", "libpopt0", "libreadline8", "librpm9", "librpmbuild9", "librpmio9", "librpmsign9",
 	"libsqlite3-0", "readline-common", "rpm", "rpm-common",
+	// dnf, with its Python.
+	"dnf", "dnf-data", "libassuan0", "libbrotli1", "libcom-err2", "libcomps0", "libcurl3-gnutls", "libdnf2",
+	"libdnf2-common", "libexpat1", "libglib2.0-0", "libgnutls30", "libgpgme11", "libgssapi-krb5-2", "libhogweed6",
+	"libicu72", "libidn2-0", "libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libldap-2.5-0",
+	"libmodulemd2", "libncursesw6", "libnettle8", "libnghttp2-14", "libnsl2", "libpsl5", "libpython3-stdlib",
+	"libpython3.11", "libpython3.11-minimal", "libpython3.11-stdlib", "librepo0", "librtmp1", "libsasl2-2",
+	"libsasl2-modules-db", "libsolv1", "libsolvext1", "libssh2-1", "libstdc++6", "libtasn1-6", "libtirpc-common",
+	"libtirpc3", "libunistring2", "libxml2", "libyaml-0-2", "media-types", "python3", "python3-distutils", "python3-dnf",
+	"python3-gpg", "python3-hawkey", "python3-lib2to3", "python3-libcomps", "python3-libdnf", "python3-minimal",
+	"python3-rpm", "python3.11", "python3.11-minimal",
 }
 
 // fedoraNames are the names that converted packages get.
@@ -133,7 +143,7 @@ var small = join(
 	// What image builders ask for, where a test needs no more than the name.
 	empty("chrony", "dosfstools", "dracut", "dracut-config-generic", "dracut-config-rescue", "e2fsprogs", "glibc-langpack-de",
 		"glibc-langpack-en", "grub2-efi-x64-modules", "grub2-pc", "grub2-pc-modules", "grub2-tools", "kmod", "langpacks-en",
-		"mtools", "openssh-server", "policycoreutils", "python3", "xz", "zstd"),
+		"mtools", "openssh-server", "policycoreutils", "xz", "zstd"),
 	[]*pkg{
 		{name: "selinux-policy-targeted", evr: "41.39-1.fc42", arch: "noarch", files: []file{
 			{path: "/etc/selinux/targeted/contexts/files/file_contexts", data: "/.*\tsystem_u:object_r:default_t:s0\n"},

@@ -79,6 +79,7 @@ func TestSystem(t *testing.T) {
 		{"rpm -q --qf '%{name} %{arch}\\n' kernel-core | sort -u", "kernel-core x86_64\n"},
 		{"useradd -m bob && id -un bob && echo bob:secret | chpasswd", "bob\n"},
 		{"echo a b | awk '{ print $2 }' | sed s/b/c/ | grep c", "c\n"},
+		{"/usr/bin/python3 -c 'import dnf; print(dnf.Base.__name__)'", "Base\n"},
 		{"systemctl --root=/ --quiet enable getty@tty2 && systemctl --root=/ is-enabled getty@tty2", "enabled\n"},
 		{"for f in /usr/bin/* /usr/sbin/* /usr/lib/systemd/systemd; do ldd $f | grep 'not found'; done 2>&1 | grep = || echo none", "none\n"},
 	} {
