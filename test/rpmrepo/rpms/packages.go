@@ -69,6 +69,8 @@ var additions = map[string]pkg{
 			{path: "/etc/hosts", flags: "%config(noreplace)", data: "127.0.0.1 localhost\n::1 localhost\n"},
 		},
 	},
+	// On Fedora the library brings ldconfig, which runners of build roots start.
+	"libc6":    {tags: []string{"Requires: libc-bin"}},
 	"libc-bin": {tags: []string{"Requires(pre): /bin/sh"}, scripts: map[string]string{"%transfiletriggerin -P 2000000 -- /usr/lib /usr/lib64": "/usr/sbin/ldconfig"}},
 	"mawk":     {files: []file{{path: "/usr/bin/awk", link: "mawk"}}},
 	"libpam-runtime": {files: []file{
@@ -78,7 +80,7 @@ var additions = map[string]pkg{
 		{path: "/etc/pam.d/common-session", data: "session required pam_unix.so\n"},
 		{path: "/etc/pam.d/common-session-noninteractive", data: "session required pam_unix.so\n"},
 	}},
-	"rpm": {files: []file{{path: "/etc/rpm/macros", flags: "%config(noreplace)", data: "%_dbpath /usr/lib/sysimage/rpm\n"}}},
+	"rpm": {tags: []string{"Requires: crypto-policies"}, files: []file{{path: "/etc/rpm/macros", flags: "%config(noreplace)", data: "%_dbpath /usr/lib/sysimage/rpm\n"}}},
 }
 
 const passwd = `root:x:0:0:root:/root:/bin/bash
@@ -133,6 +135,10 @@ func empty(names ...string) []*pkg {
 var small = join(
 	[]*pkg{{
 		name: "filesystem", evr: "3.18-47.fc42", files: filesystem(),
+	}, {
+		name: "crypto-policies", evr: "20250402-1.fc42", arch: "noarch", files: []file{
+			{path: "/usr/share/crypto-policies/back-ends/DEFAULT/rpm-sequoia.config"},
+		},
 	}, {
 		name: "fedora-release", evr: "42-30", arch: "noarch", tags: []string{"Provides: system-release = 42"}, files: []file{
 			{path: "/usr/lib/os-release", data: "NAME=\"Fedora Linux\"\nID=fedora\nVERSION_ID=42\nPLATFORM_ID=\"platform:f42\"\nPRETTY_NAME=\"Packages for tests\"\n"},
