@@ -143,9 +143,12 @@ func openDnf(ctx context.Context, c *composer) (_ *dnf, release func(), err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%+v\n%q\n%q", c.distro.name, d.asked, d.keys, host)
-	d.dir = filepath.Join(c.opts.StateDir, c.distro.name+"-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	identity, err := json.Marshal([]any{c.distro.name, d.asked, d.keys, host})
+	if err != nil {
+		return nil, nil, fmt.Errorf("internal error: %w", err)
+	}
+	sum := sha256.Sum256(identity)
+	d.dir = filepath.Join(c.opts.StateDir, c.distro.name+"-"+hex.EncodeToString(sum[:8]))
 	for _, sub := range []string{"root", "solved", "keys", "host/yum.repos.d", "host/vars"} {
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o755); err != nil {
 			return nil, nil, fmt.Errorf("make directory for repository metadata: %w", err)

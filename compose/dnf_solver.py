@@ -21,7 +21,6 @@ class Unsolved(Exception):
         self.answer = answer
 
 
-
 class Dnf:
     """dnf 4: the module "dnf"."""
 

@@ -150,6 +150,31 @@ func TestMirrorlist(t *testing.T) {
 	}
 }
 
+// The metadata of a repository with every option is kept from one call to the next.
+func TestRepositoryIsKept(t *testing.T) {
+	m := newFedoraMirror(t, standardRPMs())
+	m.publish("own", []rpmEntry{{"glibc", "9-1", "x86_64", ""}, {"bash", "9-1", "x86_64", "Requires: glibc"}})
+	text := "name = \"x\"\n[[customizations.repositories]]\nid = \"own\"\npriority = 200\ninstall_from = true\ngpgcheck = false\n" +
+		"module_hotfixes = true\nsslverify = false\nbaseurls = [\"http://mirror.invalid/fedora/own\"]\n"
+	opts := m.options()
+	opts.MaxAge = 24 * time.Hour
+	for range 2 {
+		data := mustCompose(t, blueprint(t, text), opts)
+		if bytes.Contains(data, []byte("/own/Packages")) {
+			t.Error("a package comes from the repository with the lower priority")
+		}
+	}
+	states, err := os.ReadDir(opts.StateDir)
+	if err != nil || len(states) != 1 {
+		t.Errorf("%d state directories, %v", len(states), err)
+	}
+	higher := strings.Replace(text, "200", "1", 1)
+	data := mustCompose(t, blueprint(t, higher), opts)
+	if !bytes.Contains(data, []byte("/own/Packages/bash-9-1.x86_64.rpm")) || !bytes.Contains(data, []byte(`"insecure": true`)) {
+		t.Error("the options of the repository are not obeyed")
+	}
+}
+
 // Repositories of a system's own configuration, with a client certificate.
 func TestRepositoriesOfSolverRoot(t *testing.T) {
 	m := newFedoraMirror(t, standardRPMs())
