@@ -103,6 +103,19 @@ func Cases() (map[string]CaseCount, error) {
 	return out, nil
 }
 
+// foreignModules has a line "FOLDER/NAME" for each of osbuild's modules that is
+// not native: those of the ostree family, bootc, OpenSCAP, FDO, flatpak, LUKS, LVM,
+// Anaconda, Lorax, Red Hat's subscriptions, CoreOS and others.
+//
+//go:embed foreign.txt
+var foreignModules string
+
+// Foreign says whether osbuild has a module of that name in that folder of a
+// libdir, and this program has none.
+func Foreign(folder, name string) bool {
+	return strings.Contains("\n"+foreignModules, "\n"+folder+"/"+name+"\n")
+}
+
 // started returns the module that this process was started as: by its name, and
 // by its family, which is the folder of a host service and a variable inside the
 // sandbox.

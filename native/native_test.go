@@ -101,3 +101,17 @@ func TestCaseCounts(t *testing.T) {
 // refusal is what makes a case one that is refused: a part of a text archive, or a
 // member of a JSON object.
 var refusal = regexp.MustCompile(`(?mi)^-- (refused|error) --$|^\s*"(refused|error)":`)
+
+// TestForeign sees that no module is both native and osbuild's alone.
+func TestForeign(t *testing.T) {
+	for _, family := range native.Families() {
+		for _, m := range family.Table {
+			if native.Foreign(family.Folder, m.Name) {
+				t.Errorf("foreign.txt has %s/%s, which is native", family.Folder, m.Name)
+			}
+		}
+	}
+	if !native.Foreign("stages", "org.osbuild.ostree.init") || native.Foreign("stages", "org.osbuild.nowhere") {
+		t.Error("foreign.txt lacks modules of the ostree family")
+	}
+}

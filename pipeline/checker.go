@@ -93,6 +93,12 @@ const osbuildLibdir = "/usr/lib/osbuild"
 
 // elsewhere says where a module may be that no libdir has.
 func (c *checker) elsewhere(class, name string) string {
+	if c.ix.Foreign != nil && c.ix.Foreign(folders[class], name) {
+		if _, err := os.Stat(filepath.Join(osbuildLibdir, folders[class], name)); err == nil {
+			return ": ossify has none of its own, but osbuild's is installed here: add --libdir " + osbuildLibdir
+		}
+		return ": ossify has none of its own; install osbuild and add --libdir " + osbuildLibdir + ", or the path of a checkout"
+	}
 	near := didYouMean(name, c.ix.Names(class))
 	if !strings.HasPrefix(name, "org.osbuild.") || strings.Contains(name, "/") {
 		return near

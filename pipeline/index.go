@@ -44,6 +44,9 @@ type Meta struct {
 
 // Index finds modules in libdirs. It is not safe for concurrent use.
 type Index struct {
+	// Foreign, if not nil, says whether a module of that name in that folder is
+	// known to be in another libdir; it is asked for better messages.
+	Foreign func(folder, name string) bool
 	libdirs []string
 	modules map[[2]string]*Module
 	schemas map[[3]string]*schema

@@ -137,12 +137,15 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 	if o.debug {
 		e.containers.Debug = os.Stderr
 	}
-	native, err := nativeLibdir(e.store)
+	libdir, err := nativeLibdir(e.store)
 	if err != nil {
 		return nil, err
 	}
-	e.index, err = pipeline.OpenIndex(o.search(native)...)
-	return e, err
+	if e.index, err = pipeline.OpenIndex(o.search(libdir)...); err != nil {
+		return nil, err
+	}
+	e.index.Foreign = native.Foreign
+	return e, nil
 }
 
 // nativeName stands for this program's own modules in --libdir.
