@@ -74,7 +74,7 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "libc-bin", "glibc"
 	case "gpgv":
 		return "gpgv", "gnupg2"
-	case "rpmkeys":
+	case "rpm", "rpmkeys":
 		return "rpm", "rpm"
 	case "sfdisk":
 		return "fdisk", "util-linux"

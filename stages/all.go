@@ -59,6 +59,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.pwquality.conf", pwqualityConf),
 	module.Stage("org.osbuild.resolv-conf", resolvConf),
 	module.Stage("org.osbuild.rhsm.facts", rhsmFacts),
+	module.Stage("org.osbuild.rpm", installRPMs),
 	module.Stage("org.osbuild.rpm.macros", rpmMacros),
 	module.Stage("org.osbuild.rpmkeys.import", rpmkeysImport),
 	module.Stage("org.osbuild.script", script),

@@ -55,7 +55,7 @@ func (c *caseFile) check() error {
 		switch kind, _, _ := strings.Cut(part.name, " "); kind {
 		case "want", "refused", "error":
 			ends++
-		case "options.json", "stage.json", "args.json", "before", "tools", "missing", "buildroot", "standin", "ignore", "archive", "deb",
+		case "options.json", "stage.json", "args.json", "before", "tools", "missing", "buildroot", "standin", "ignore", "archive", "deb", "rpm",
 			"show", "shown", "differs":
 		default:
 			return fmt.Errorf("there is no part %q", part.name)

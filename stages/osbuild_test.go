@@ -36,7 +36,10 @@ func enter() error {
 	}
 	unix.Umask(0o022)
 	if os.Getenv("OSSIFY_TEST_NAMESPACE") != "" {
-		return unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755")
+		if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+			return err
+		}
+		return mountDev()
 	}
 	unshare, err := exec.LookPath("unshare")
 	if err != nil {
@@ -44,6 +47,32 @@ func enter() error {
 	}
 	argv := append([]string{unshare, "--mount", "--propagation", "private", os.Args[0]}, os.Args[1:]...)
 	return unix.Exec(unshare, argv, append(os.Environ(), "OSSIFY_TEST_NAMESPACE=1"))
+}
+
+// mountDev mounts a /dev with the nodes of a build root and those of loop devices,
+// but without the links that stages make.
+func mountDev() error {
+	nodes := map[string]unix.Stat_t{}
+	names, err := filepath.Glob("/dev/loop*")
+	if err != nil {
+		return err
+	}
+	for _, name := range append(names, "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty") {
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: name, Err: err}
+		}
+		nodes[name] = st
+	}
+	if err := unix.Mount("tmpfs", "/dev", "tmpfs", 0, "mode=0755"); err != nil {
+		return err
+	}
+	for name, st := range nodes {
+		if err := errors.Join(unix.Mknod(name, st.Mode, int(st.Rdev)), unix.Chmod(name, st.Mode&0o777)); err != nil {
+			return &os.PathError{Op: "mknod", Path: name, Err: err}
+		}
+	}
+	return os.MkdirAll("/dev/shm", 0o1777)
 }
 
 // realLabels shows the labels that osbuild's stages set.
@@ -151,6 +180,10 @@ func againstOsbuild(t *testing.T, checkout, script string, stage module.Module, 
 		if err := putArguments(args); err != nil {
 			return err
 		}
+		// Ours may have made it, and then osbuild's cannot.
+		if err := os.Remove("/dev/fd"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		var said bytes.Buffer
 		cmd, err := osbuildCommand(filepath.Join(checkout, "stages", stage.Name))
 		if err != nil {
@@ -195,12 +228,16 @@ func osbuildCommand(module string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	const python = "/usr/bin/python3"
-	if !bytes.Contains(source, []byte("remoteloop")) {
-		return exec.Command(python, "-B", module), nil
+	// What a module leaves mounted ends with its container, here with its namespace.
+	command := []string{"--mount", "--propagation", "private", "/usr/bin/python3", "-B"}
+	if bytes.Contains(source, []byte("remoteloop")) {
+		loops, err := filepath.Abs("../test/osbuild/loops.py")
+		if err != nil {
+			return nil, err
+		}
+		command = append(command, loops, "/usr/bin/python3", "-B")
 	}
-	loops, err := filepath.Abs("../test/osbuild/loops.py")
-	return exec.Command(python, "-B", loops, python, "-B", module), err
+	return exec.Command("unshare", append(command, module)...), nil
 }
 
 // outcome runs a stage and returns all that changed as lines.

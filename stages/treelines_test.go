@@ -37,7 +37,7 @@ const anyContent = "..."
 // treeLine is one line of the language that testdata/README.md describes.
 type treeLine struct {
 	path string
-	// kind is dir, file, link, fifo, char, block, same, archive or deb.
+	// kind is dir, file, link, fifo, char, block, same, archive, deb or rpm.
 	kind     string
 	mode     uint32
 	uid, gid int
@@ -107,6 +107,10 @@ func parseTreeLine(text string) (treeLine, error) {
 	}
 	if len(fields) == 1 && fields[0] == "deb" {
 		l.kind = "deb"
+		return l, nil
+	}
+	if fields[0] == "rpm" && (len(fields) == 1 || len(fields) == 2 && fields[1] == "signed") {
+		l.kind, l.content = "rpm", strings.Join(fields[1:], "")
 		return l, nil
 	}
 	if len(fields) == 3 && fields[0] == "same" && fields[1] == "as" {

@@ -126,6 +126,13 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 	} else if ok {
 		return nil
 	}
+	if line.kind == "rpm" {
+		spec, ok := c.get("rpm " + line.path)
+		if !ok {
+			return fmt.Errorf("there is no part %q", "rpm "+line.path)
+		}
+		return writeRPM(path, spec, line.content == "signed")
+	}
 	format, isArchive := strings.CutPrefix(line.content, "archive ")
 	if line.kind != "deb" && !isArchive {
 		var other string
@@ -374,11 +381,28 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 		}
 	}
 	return map[string]any{
-		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": json.RawMessage(bytes.ReplaceAll(options, []byte("$CASE"), []byte(t.dir))),
+		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": json.RawMessage(t.fill(options)),
 		"meta":   map[string]any{"id": strings.Repeat("0", 64), "source-epoch": extra.SourceEpoch},
 		"inputs": inputs, "mounts": mounts, "devices": devices,
 		"paths": map[string]string{"devices": filepath.Join(t.dir, "devices"), "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
 	}, nil
+}
+
+// fill puts the case's folder and the key of signed packages into options.
+func (t *trees) fill(options []byte) []byte {
+	options = bytes.ReplaceAll(options, []byte("$CASE"), []byte(t.dir))
+	if !bytes.Contains(options, []byte("$KEY")) {
+		return options
+	}
+	key, err := signingKey()
+	if err != nil {
+		panic(err) // the packages of the case were signed with it
+	}
+	quoted, err := json.Marshal(key.public)
+	if err != nil {
+		panic(err)
+	}
+	return bytes.ReplaceAll(options, []byte("$KEY"), quoted[1:len(quoted)-1])
 }
 
 // arms describes the inputs or mounts that are there or are asked for.
