@@ -17,6 +17,12 @@
 // changes the record of its tree leaves all of it in /run/osbuild/record; without
 // that file the record stays as it is.
 //
+// Two members of a stage's NAME.meta.json are for stages that solve and download
+// packages themselves, as those of osbuild's first releases did. "network": true
+// gives it the network of the engine; all others have none. "sources" lists
+// sources whose items, with what --secrets has for them, it finds in its arguments
+// as "sources"; they are in no id, no result and no layer.
+//
 // A source or input is a host service: started outside the sandbox with
 // --service-fd, it answers method calls on that socket until it is closed:
 //

@@ -45,6 +45,8 @@ type Args struct {
 		// SourceEpoch is the pipeline's source-epoch in seconds, or nil.
 		SourceEpoch *int64 `json:"source-epoch"`
 	} `json:"meta"`
+	// Sources are those that the stage's .meta.json names, by name.
+	Sources map[string]SourceItems `json:"sources"`
 	// Inputs by name; their paths are absolute inside the sandbox.
 	Inputs map[string]Input `json:"inputs"`
 	// Devices by name, as the device's service returned them.
@@ -56,6 +58,14 @@ type Args struct {
 		Inputs  string `json:"inputs"`
 		Mounts  string `json:"mounts"`
 	} `json:"paths"`
+}
+
+// SourceItems is what a stage gets of a source.
+type SourceItems struct {
+	// Items by checksum, as they stand in the manifest.
+	Items map[string]json.RawMessage `json:"items"`
+	// Secrets are what --secrets has for the source; may be null.
+	Secrets json.RawMessage `json:"secrets"`
 }
 
 // Input is what an input service mapped for the stage.

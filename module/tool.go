@@ -74,6 +74,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "libc-bin", "glibc"
 	case "gpgv":
 		return "gpgv", "gnupg2"
+	case "dnf", "yum":
+		return "dnf", "dnf"
 	case "rpm", "rpmkeys":
 		return "rpm", "rpm"
 	case "sfdisk":

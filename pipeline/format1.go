@@ -46,7 +46,7 @@ func sourceModule1(name string) string {
 
 // itemsKey1 is where sources of format 1 have their items.
 var itemsKey1 = map[string]string{
-	"org.osbuild.curl": "urls", "org.osbuild.ostree": "commits", "org.osbuild.librepo": "items",
+	"org.osbuild.curl": "urls", "org.osbuild.ostree": "commits", "org.osbuild.librepo": "items", "org.osbuild.dnf": "repos",
 }
 
 func (l *loader) source1(name string, desc *pyjson.Object) {
@@ -54,7 +54,7 @@ func (l *loader) source1(name string, desc *pyjson.Object) {
 	module := sourceModule1(name)
 	key, ok := itemsKey1[module]
 	if !ok {
-		l.fail(path, "manifests of version 1 have no source %q; known: org.osbuild.curl, org.osbuild.files, org.osbuild.librepo, org.osbuild.ostree", name)
+		l.fail(path, "manifests of version 1 have no source %q; known: org.osbuild.curl, org.osbuild.dnf, org.osbuild.files, org.osbuild.librepo, org.osbuild.ostree", name)
 		return
 	}
 	m := l.module("Source", module, path, path)

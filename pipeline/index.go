@@ -40,6 +40,10 @@ type Meta struct {
 	// Setup is "once" for a runner whose set-up of a build root may be kept
 	// for all its stages.
 	Setup string `json:"setup"`
+	// Network gives a stage the network of the engine.
+	Network bool `json:"network"`
+	// Sources are those whose items, and secrets, a stage gets in its arguments.
+	Sources []string `json:"sources"`
 }
 
 // Index finds modules in libdirs. It is not safe for concurrent use.

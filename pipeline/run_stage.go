@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/ossify/ossify/overlay"
@@ -201,7 +203,14 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		if devices, err = w.b.attach(ctx, w.stage, at); err != nil {
 			return nil, err
 		}
-		return arguments(w.stage, inputs.args, devices, content.Record != nil)
+		more := map[string]any{}
+		if content.Record != nil {
+			more["record"] = sandbox.TreeRecord
+		}
+		if len(w.stage.Module.Meta.Sources) > 0 {
+			more["sources"] = w.b.sourceArguments(w.stage)
+		}
+		return arguments(w.stage, inputs.args, devices, more)
 	}
 	if w.b.Break.at(w.stage) {
 		w.b.touched.Store(true)
@@ -223,7 +232,20 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	return r.Status, w.close()
 }
 
-func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached, recorded bool) ([]byte, error) {
+// sourceArguments are what the stage gets of the sources that its module names:
+// only it and the file that it reads them from know of their secrets.
+func (b *builder) sourceArguments(s *Stage) map[string]any {
+	out := map[string]any{}
+	for _, source := range b.manifest.Sources {
+		if slices.Contains(s.Module.Meta.Sources, source.Name) {
+			out[source.Name] = map[string]any{"items": source.Items, "secrets": b.Secrets[source.Name]}
+		}
+	}
+	return out
+}
+
+// arguments encodes what a stage reads, with more members than the usual ones.
+func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached, more map[string]any) ([]byte, error) {
 	meta := map[string]any{"id": s.ID}
 	if s.SourceEpoch != nil {
 		meta["source-epoch"] = *s.SourceEpoch
@@ -245,9 +267,7 @@ func arguments(s *Stage, inputs map[string]json.RawMessage, a *attached, recorde
 			"mounts":  "/run/osbuild/mounts",
 		},
 	}
-	if recorded {
-		args["record"] = sandbox.TreeRecord
-	}
+	maps.Copy(args, more)
 	data, err := json.Marshal(args)
 	if err != nil {
 		return nil, fmt.Errorf("encode arguments: %w", err)

@@ -36,6 +36,9 @@ type Stage struct {
 	Library string
 	// Devices gives it a /dev of its own, for services to make nodes in.
 	Devices bool
+	// Network gives it the engine's network, and what finds names and knows
+	// certificates there.
+	Network bool
 	// Runner is the runner's file if it wraps every module, else empty.
 	Runner string
 	// Epoch is the source-epoch in seconds, or nil.
@@ -149,6 +152,9 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		ops = append(ops, Bind{Source: s.Runner, Target: runner})
 		args = append([]string{runner}, args...)
 	}
+	if s.Network {
+		ops = append(ops, networkFiles(root)...)
+	}
 	undo, err := c.layout(id+" for "+s.Name, p.dir, ops)
 	if err != nil {
 		return nil, err
@@ -174,7 +180,7 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*s.Epoch, 10))
 	}
 	p.box, err = c.start(id, p.dir, &Command{
-		Args: args, Env: env, Devices: p.dev,
+		Args: args, Env: env, Devices: p.dev, Network: s.Network,
 		// osbuild's assemblers mount what is on their loop devices, which
 		// no other user namespace may.
 		HostUser:     c.loops && s.Class == "Assembler" && s.Library != "",
@@ -182,6 +188,24 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		Stdout:       output, Stderr: output,
 	})
 	return p, err
+}
+
+// networkFiles are what a program needs of /etc to use the network: names as this
+// machine finds them, certificates as the build root has them.
+func networkFiles(root *BuildRoot) []Op {
+	var ops []Op
+	for _, name := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"} {
+		if data, err := os.ReadFile(name); err == nil {
+			ops = append(ops, File{Target: name, Content: data, Mode: 0o644})
+		}
+	}
+	for _, name := range []string{"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies"} {
+		source := filepath.Join(root.Tree, name)
+		if st, err := os.Lstat(source); err == nil && st.IsDir() {
+			ops = append(ops, Bind{Source: source, Target: name})
+		}
+	}
+	return ops
 }
 
 // directories makes the container's mount point in dir and returns the build

@@ -19,6 +19,7 @@ var Schemas embed.FS
 var All = []module.Module{
 	module.SourceElsewhere("org.osbuild.containers-storage", "org.osbuild.containers-storage", withoutSecrets(containersStorage)),
 	module.Source("org.osbuild.curl", "org.osbuild.files", curl),
+	module.SourceElsewhere("org.osbuild.dnf", "org.osbuild.dnf", dnf),
 	module.Source("org.osbuild.inline", "org.osbuild.files", withoutSecrets(inline)),
 	module.Source("org.osbuild.skopeo", "org.osbuild.containers", withoutSecrets(skopeo)),
 	module.Source("org.osbuild.skopeo-index", "org.osbuild.files", withoutSecrets(skopeoIndex)),

@@ -78,3 +78,12 @@ func writeRPM(path, spec string, signed bool) error {
 	}
 	return os.WriteFile(path, data, 0o644)
 }
+
+// writeRepository makes metadata for the packages beside path, repodata.
+func writeRepository(path string) error {
+	cmd := exec.Command("createrepo_c", "--quiet", "--simple-md-filenames", filepath.Dir(path))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("createrepo_c: %w: %s", err, out)
+	}
+	return nil
+}

@@ -115,7 +115,7 @@ func checkSchema(stage string, where *trees, c *caseFile) (json.RawMessage, erro
 func stageObjects(stage string, m *meta, where *trees, c *caseFile) (object1, object2 map[string]any, err error) {
 	options := json.RawMessage("{}")
 	if text, ok := c.get("options.json"); ok {
-		options = json.RawMessage(text)
+		options = where.fill([]byte(text))
 	}
 	object2 = map[string]any{"type": stage, "options": options}
 	if text, ok := c.get("stage.json"); ok {

@@ -37,7 +37,8 @@ const anyContent = "..."
 // treeLine is one line of the language that testdata/README.md describes.
 type treeLine struct {
 	path string
-	// kind is dir, file, link, fifo, char, block, same, archive, deb or rpm.
+	// kind is dir, file, link, fifo, char, block, same, archive, deb, rpm or
+	// repository.
 	kind     string
 	mode     uint32
 	uid, gid int
@@ -107,6 +108,10 @@ func parseTreeLine(text string) (treeLine, error) {
 	}
 	if len(fields) == 1 && fields[0] == "deb" {
 		l.kind = "deb"
+		return l, nil
+	}
+	if len(fields) == 1 && fields[0] == "repository" {
+		l.kind = "repository"
 		return l, nil
 	}
 	if fields[0] == "rpm" && (len(fields) == 1 || len(fields) == 2 && fields[1] == "signed") {

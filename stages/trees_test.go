@@ -2,6 +2,7 @@ package stages
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -125,6 +126,9 @@ func (t *trees) place(c *caseFile, line treeLine) error {
 		return line.dress(path)
 	} else if ok {
 		return nil
+	}
+	if line.kind == "repository" {
+		return writeRepository(path)
 	}
 	if line.kind == "rpm" {
 		spec, ok := c.get("rpm " + line.path)
@@ -333,10 +337,11 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 		SourceEpoch *int64                     `json:"source-epoch"`
 		Inputs      map[string]map[string]any  `json:"inputs"`
 		Mounts      map[string]map[string]any  `json:"mounts"`
+		Sources     map[string]any             `json:"sources"`
 		Devices     map[string]json.RawMessage `json:"devices"`
 	}
 	if text, ok := c.get("args.json"); ok {
-		dec := json.NewDecoder(strings.NewReader(text))
+		dec := json.NewDecoder(bytes.NewReader(t.fill([]byte(text))))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&extra); err != nil {
 			return nil, fmt.Errorf("args.json: %w", err)
@@ -383,14 +388,22 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 	return map[string]any{
 		"record": recorded, "tree": filepath.Join(t.dir, "tree"), "options": json.RawMessage(t.fill(options)),
 		"meta":   map[string]any{"id": strings.Repeat("0", 64), "source-epoch": extra.SourceEpoch},
-		"inputs": inputs, "mounts": mounts, "devices": devices,
+		"inputs": inputs, "mounts": mounts, "devices": devices, "sources": extra.Sources,
 		"paths": map[string]string{"devices": filepath.Join(t.dir, "devices"), "inputs": filepath.Join(t.dir, "inputs"), "mounts": filepath.Join(t.dir, "mounts")},
 	}, nil
 }
 
-// fill puts the case's folder and the key of signed packages into options.
+// fill puts the case's folder, the checksum of its repository's metadata and the
+// key of signed packages into options.
 func (t *trees) fill(options []byte) []byte {
 	options = bytes.ReplaceAll(options, []byte("$CASE"), []byte(t.dir))
+	if files, err := filepath.Glob(filepath.Join(t.dir, "tree", "*", "repodata", "repomd.xml")); err == nil && len(files) == 1 {
+		data, err := os.ReadFile(files[0])
+		if err != nil {
+			panic(err) // it was there just now
+		}
+		options = bytes.ReplaceAll(options, []byte("$REPOMD"), fmt.Appendf(nil, "sha256:%x", sha256.Sum256(data)))
+	}
 	if !bytes.Contains(options, []byte("$KEY")) {
 		return options
 	}
