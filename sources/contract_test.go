@@ -26,7 +26,28 @@ type contract struct {
 	folder string
 }
 
-// contracts has one for each source.
+// downloading are the sources that download: all but that of settings for dnf.
+func downloading() []module.Module {
+	return slices.DeleteFunc(slices.Clone(All), func(m module.Module) bool { return m.Name == "org.osbuild.dnf" })
+}
+
+// TestSettings: the source of settings has nothing to download and keeps nothing.
+func TestSettings(t *testing.T) {
+	cache := t.TempDir()
+	s := start(t, "org.osbuild.dnf")
+	reply, _, err := download(s, cache, map[string]any{sha("a"): map[string]string{"baseurl": "http://localhost/"}})
+	if err != nil || !reply.Success || len(reply.Results) != 1 || reply.Results[0].Metadata["checksum"] != sha("a") {
+		t.Errorf("download: %+v, %v", reply, err)
+	}
+	if got := cached(t, cache, "org.osbuild.dnf"); len(got) > 0 {
+		t.Errorf("cache: %v", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// contracts has one for each source that downloads.
 func contracts(t *testing.T) map[string]contract {
 	dir := t.TempDir()
 	r := newRegistry(t, httptest.NewServer)
@@ -61,7 +82,7 @@ func contracts(t *testing.T) map[string]contract {
 // TestContract is what every source does, as a process that speaks the ABI.
 func TestContract(t *testing.T) {
 	all := contracts(t)
-	for _, source := range All {
+	for _, source := range downloading() {
 		t.Run(source.Name, func(t *testing.T) {
 			c := all[source.Name]
 			if c.item == nil {
@@ -158,7 +179,7 @@ func cached(t *testing.T, cache, folder string) []string {
 // TestTwoProcesses lets two builds want the same content at the same time.
 func TestTwoProcesses(t *testing.T) {
 	all := contracts(t)
-	for _, source := range All {
+	for _, source := range downloading() {
 		t.Run(source.Name, func(t *testing.T) {
 			c := all[source.Name]
 			cache, call := t.TempDir(), map[string]any{}
@@ -204,6 +225,10 @@ func TestSchemas(t *testing.T) {
 			`{"items":{"` + id + `":{"image":{"name":"a/b"}}}}`,
 			`{"digests":{"` + id + `":{"image":{"name":"a","tls-verify":true,"containers-transport":"docker"}}}}`,
 		},
+		"org.osbuild.dnf": {
+			`{"repos":{"` + id + `":{"baseurl":"http://localhost/","sslcacert":"x","gpgkey":"y"}}}`,
+			`{"items":{"` + id + `":{"metalink":"http://localhost/"}}}`,
+		},
 		"org.osbuild.inline": {`{"items":{"md5:00000000000000000000000000000000":{"encoding":"base64","data":""}}}`},
 		"org.osbuild.curl": {
 			`{"items":{"md5:00000000000000000000000000000000":"http://localhost/"}}`,
@@ -218,6 +243,7 @@ func TestSchemas(t *testing.T) {
 			`{"items":{"` + id + `":{"image":{"name":"a","digest":"` + id + `","containers-transport":"oci"}}}}`,
 		},
 		"org.osbuild.skopeo-index": {`{}`, `{"items":{"` + id + `":{"image":{"name":"a","digest":"` + id + `"}}}}`, `{"items":{"x":{"image":{"name":"a"}}}}`},
+		"org.osbuild.dnf":          {`{}`, `{"repos":{"x":{"baseurl":"y"}}}`, `{"repos":{"` + id + `":{}}}`, `{"repos":{"` + id + `":{"baseurl":"y","sslclientkey":"z"}}}`},
 		"org.osbuild.inline":       {`{}`, `{"items":{"md5:00000000000000000000000000000000":{"encoding":"hex","data":""}}}`, `{"items":{"x":{}}}`},
 		"org.osbuild.curl":         {`{}`, `{"items":{},"urls":{}}`, `{"items":{"md5:00000000000000000000000000000000":{"size":1}}}`, `{"items":{"x":"y"}}`},
 	}
