@@ -16,7 +16,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: rpmrepo DIR")
 		os.Exit(2)
 	}
-	if err := rpms.Build(context.Background(), os.Args[1]); err != nil {
+	cached, err := rpms.Cached(context.Background())
+	if err == nil {
+		err = os.CopyFS(os.Args[1], os.DirFS(cached))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "rpmrepo:", err)
 		os.Exit(1)
 	}
