@@ -42,7 +42,11 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "qemu-utils", "qemu-img"
 	case "xz":
 		return "xz-utils", "xz"
-	case "bzip2", "gzip", "lzip", "lzop", "tar", "zstd":
+	case "gunzip":
+		return "gzip", "gzip"
+	case "sha1hmac", "sha224hmac", "sha256hmac", "sha384hmac", "sha512hmac":
+		return "", "libkcapi-hmaccalc"
+	case "bzip2", "gzip", "lzip", "lzop", "tar", "zip", "zstd":
 		return tool, tool
 	case "lzma":
 		return "xz-utils", "xz-lzma-compat"

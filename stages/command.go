@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -65,8 +66,13 @@ func accountCommand(ctx context.Context, args *module.Args, stage, tool string, 
 // repeats the end of what the program said on standard error, and wraps the
 // *exec.ExitError.
 func run(cmd *exec.Cmd) error {
+	return runTo(cmd, os.Stdout)
+}
+
+// runTo is run with the program's standard output going to out.
+func runTo(cmd *exec.Cmd, out io.Writer) error {
 	var said tail
-	cmd.Stdout = os.Stdout
+	cmd.Stdout = out
 	cmd.Stderr = &said
 	err := cmd.Run()
 	if err == nil {

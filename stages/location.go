@@ -156,3 +156,17 @@ func makeDirs(args *module.Args, path string) error {
 	}
 	return os.MkdirAll(target, 0o755)
 }
+
+// sameFile fails if a program that opens entry would not get target, because a
+// symbolic link leads out of the tree.
+func sameFile(entry, target string) error {
+	want, err := os.Stat(target)
+	if err != nil {
+		return err
+	}
+	got, err := os.Stat(entry)
+	if err != nil || !os.SameFile(got, want) {
+		return errors.New("it is a symbolic link that leads out of the tree for programs of the build root")
+	}
+	return nil
+}
