@@ -47,3 +47,14 @@ func (o *ordered[V]) UnmarshalJSON(data []byte) error {
 	*o = out
 	return nil
 }
+
+// set replaces the value of a member, or adds one at the end.
+func (o *ordered[V]) set(name string, value V) {
+	for i := range *o {
+		if (*o)[i].name == name {
+			(*o)[i].value = value
+			return
+		}
+	}
+	*o = append(*o, member[V]{name, value})
+}
