@@ -24,6 +24,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "e2fsprogs", "e2fsprogs"
 	case "mksquashfs", "unsquashfs":
 		return "squashfs-tools", "squashfs-tools"
+	case "mkfs.erofs":
+		return "erofs-utils", "erofs-utils"
 	case "mkfs.xfs", "xfs_admin", "xfs_db", "xfs_repair":
 		return "xfsprogs", "xfsprogs"
 	case "mkfs.fat", "mkfs.vfat", "fatlabel", "fsck.fat":
@@ -46,7 +48,7 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "gzip", "gzip"
 	case "sha1hmac", "sha224hmac", "sha256hmac", "sha384hmac", "sha512hmac":
 		return "", "libkcapi-hmaccalc"
-	case "bzip2", "gzip", "lzip", "lzop", "tar", "zip", "zstd":
+	case "bzip2", "cpio", "gzip", "lzip", "lzop", "tar", "zip", "zstd":
 		return tool, tool
 	case "lzma":
 		return "xz-utils", "xz-lzma-compat"

@@ -118,11 +118,6 @@ func virtualSize(ctx context.Context, args *module.Args, stage, image string) (i
 	return info.VirtualSize, nil
 }
 
-// derivedUUID returns a UUID that goes with the stage's id and the purpose.
-func derivedUUID(args *module.Args, purpose string) uuid.UUID {
-	return uuid.NewHash(sha256.New(), uuid.NameSpaceOID, []byte(args.Meta.ID+" "+purpose), 4)
-}
-
 func orDefault(value *string, otherwise string) string {
 	if value == nil {
 		return otherwise
