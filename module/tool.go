@@ -40,6 +40,12 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "", "grub2-tools"
 	case "grub-bios-setup":
 		return "grub-pc-bin", ""
+	case "objcopy":
+		return "binutils", "binutils"
+	case "veritysetup":
+		return "cryptsetup-bin", "veritysetup"
+	case "xorrisofs":
+		return "xorriso", "xorriso"
 	case "qemu-img":
 		return "qemu-utils", "qemu-img"
 	case "xz":
