@@ -173,6 +173,9 @@ func (t *trees) note(line *treeLine) error {
 	if err != nil {
 		return err
 	}
+	if prefix != "" && !strings.HasPrefix(prefix, "input://") {
+		return nil // mounts and devices have no record
+	}
 	name := strings.TrimPrefix(prefix, "input://")
 	if d, ok := line.device(); ok && !t.real {
 		if t.records[name] == nil {
@@ -186,7 +189,7 @@ func (t *trees) note(line *treeLine) error {
 		if err != nil {
 			return err
 		}
-		if t.records[name] == nil {
+		if t.records[name] == nil && (key == labelAttr || key == flagsAttr) && !t.real {
 			t.records[name] = record.Record{}
 		}
 		switch {
