@@ -94,6 +94,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.tuned", tuned),
 	module.Stage("org.osbuild.udev.rules", udevRules),
 	module.Stage("org.osbuild.uki", uki),
+	module.Stage("org.osbuild.truncate", truncate),
 	module.Stage("org.osbuild.untar", untar),
 	module.Stage("org.osbuild.update-crypto-policies", updateCryptoPolicies),
 	module.Stage("org.osbuild.users", users),
