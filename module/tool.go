@@ -92,6 +92,10 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "rpm", "rpm"
 	case "sfdisk":
 		return "fdisk", "util-linux"
+	case "sgdisk":
+		return "gdisk", "gdisk"
+	case "parted":
+		return "parted", "parted"
 	case "mkswap":
 		return "util-linux", "util-linux"
 	case "mount", "umount":

@@ -368,7 +368,7 @@ func (t *trees) arguments(c *caseFile, options json.RawMessage) (map[string]any,
 	}
 	for _, file := range files {
 		if _, ok := devices[file.Name()]; !ok {
-			devices[file.Name()] = json.RawMessage(strconv.AppendQuote([]byte(`{"path": `), file.Name()))
+			devices[file.Name()] = json.RawMessage(strconv.AppendQuote([]byte(`{"path": `), filepath.Join(t.dir, "devices", file.Name())))
 			devices[file.Name()] = append(devices[file.Name()], '}')
 		}
 	}
