@@ -61,6 +61,8 @@ var All = []module.Module{
 	module.Stage("org.osbuild.nginx.conf", nginxConf),
 	module.Stage("org.osbuild.nm.conf", nmConf),
 	module.Stage("org.osbuild.nm.conn", nmConn),
+	module.Stage("org.osbuild.mkfs.ext4", mkfsExt4),
+	module.Stage("org.osbuild.mkswap", mkswap),
 	module.Stage("org.osbuild.noop", noop),
 	module.Stage("org.osbuild.ovf", ovf),
 	module.Stage("org.osbuild.pam.limits.conf", pamLimits),
