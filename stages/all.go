@@ -84,6 +84,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.sysconfig", sysconfig),
 	module.Stage("org.osbuild.sysctld", sysctld),
 	module.Stage("org.osbuild.parted", parted),
+	module.Stage("org.osbuild.qemu", qemu),
 	module.Stage("org.osbuild.script", script),
 	module.Stage("org.osbuild.sfdisk", sfdisk),
 	module.Stage("org.osbuild.sgdisk", sgdisk),
@@ -120,6 +121,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.zipl", zipl),
 	module.Stage("org.osbuild.zipl.inst", ziplInst),
 	module.Stage("org.osbuild.zstd", zstdFile),
+	module.Stage("org.osbuild.write-device", writeDevice),
 	module.Stage("org.ossify.disk", writeDisk),
 	module.Stage("org.ossify.dpkg", installDebs),
 }

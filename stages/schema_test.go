@@ -54,6 +54,12 @@ func (m *meta) stageSchema(stage, version string) (*jsonschema.Schema, error) {
 	if options, ok := parts["options"].(map[string]any); ok && options["definitions"] != nil {
 		schema["definitions"] = options["definitions"]
 	}
+
+	// Or as if all parts together were.
+	if definitions, ok := parts["definitions"]; ok {
+		schema["definitions"] = definitions
+		delete(properties, "definitions")
+	}
 	// Through JSON, so that numbers are what the compiler expects.
 	data, err := json.Marshal(schema)
 	if err != nil {
