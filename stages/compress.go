@@ -5,23 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/ossify/ossify/module"
 )
-
-// onlyFile returns the path of the only file of an input.
-func onlyFile(args *module.Args, input string) (string, error) {
-	files := args.Inputs[input].Data.Files
-	if len(files) != 1 {
-		return "", fmt.Errorf("input %q must have one file, not %d", input, len(files))
-	}
-	var path string
-	for name := range files {
-		path = filepath.Join(args.Inputs[input].Path, name)
-	}
-	return path, nil
-}
 
 // compressFile runs a program that reads the only file of the input "file",
 // named as its last argument, and whose output becomes a file of the tree. That
