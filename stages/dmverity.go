@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/pyjson"
@@ -24,11 +23,11 @@ func dmverity(ctx context.Context, args *module.Args, options dmverityOptions) e
 	if options.RootHashFile == "" {
 		return errors.New(`options lack "root_hash_file"`)
 	}
-	data, err := deviceNode(args, "data_device")
+	data, err := devicePath(args, "data_device")
 	if err != nil {
 		return err
 	}
-	hashes, err := deviceNode(args, "hash_device")
+	hashes, err := devicePath(args, "hash_device")
 	if err != nil {
 		return err
 	}
@@ -56,18 +55,4 @@ func dmverity(ctx context.Context, args *module.Args, options dmverityOptions) e
 		}
 	}
 	return nil
-}
-
-// deviceNode is the path of the node of a device.
-func deviceNode(args *module.Args, name string) (string, error) {
-	var device struct {
-		Path string `json:"path"`
-	}
-	if args.Devices[name] == nil {
-		return "", fmt.Errorf("the stage lacks the device %q", name)
-	}
-	if err := json.Unmarshal(args.Devices[name], &device); err != nil {
-		return "", fmt.Errorf("device %q: %w", name, err)
-	}
-	return filepath.Join(args.Paths.Devices, device.Path), nil
 }

@@ -3,7 +3,6 @@ package stages
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -23,7 +22,7 @@ type ziplInstOptions struct {
 // ziplInst lets the build root's zipl write its boot map to the mounted /boot
 // and its loader to the device "disk".
 func ziplInst(ctx context.Context, args *module.Args, options ziplInstOptions) error {
-	disk, err := diskDevice(args)
+	disk, err := devicePath(args, "disk")
 	if err != nil {
 		return err
 	}
@@ -54,20 +53,6 @@ func ziplInst(ctx context.Context, args *module.Args, options ziplInstOptions) e
 		return err
 	}
 	return run(cmd)
-}
-
-// diskDevice is the path of the node of the device "disk".
-func diskDevice(args *module.Args) (string, error) {
-	var device struct {
-		Path string `json:"path"`
-	}
-	if args.Devices["disk"] == nil {
-		return "", errors.New(`the stage lacks the device "disk"`)
-	}
-	if err := json.Unmarshal(args.Devices["disk"], &device); err != nil {
-		return "", fmt.Errorf(`device "disk": %w`, err)
-	}
-	return filepath.Join(args.Paths.Devices, device.Path), nil
 }
 
 // findKernel returns the boot loader entry of that kernel, rescue ones aside.
