@@ -176,6 +176,8 @@ func againstOsbuild(t *testing.T, checkout, script string, stage module.Module, 
 	if err := other.build(c); err != nil {
 		t.Fatal(err)
 	}
+	// The options name the folder of the case.
+	options = bytes.ReplaceAll(options, []byte(ours.dir), []byte(other.dir))
 	theirLines, theirErr := outcome(t, c, other, options, func(args map[string]any) error {
 		if err := putArguments(args); err != nil {
 			return err
