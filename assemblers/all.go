@@ -15,5 +15,8 @@ var Schemas embed.FS
 
 // All lists the native assemblers, sorted by name.
 var All = []module.Module{
+	module.Stage("org.osbuild.noop", noop),
+	module.Stage("org.osbuild.oci-archive", ociArchive),
 	module.Stage("org.osbuild.qemu", qemu),
+	module.Stage("org.osbuild.tar", tar),
 }

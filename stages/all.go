@@ -67,6 +67,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.nm.conf", nmConf),
 	module.Stage("org.osbuild.nm.conn", nmConn),
 	module.Stage("org.osbuild.noop", noop),
+	module.Stage("org.osbuild.oci-archive", ociArchive),
 	module.Stage("org.osbuild.ovf", ovf),
 	module.Stage("org.osbuild.pam.limits.conf", pamLimits),
 	module.Stage("org.osbuild.parted", parted),

@@ -1,38 +1,18 @@
 package stages
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/ossify/ossify/module"
 )
 
-// toolEnv is the whole environment of the programs that stages run, so that
-// nothing of the caller's reaches a result.
-func toolEnv(args *module.Args) []string {
-	env := []string{"PATH=" + module.ToolPath, "LC_ALL=C", "HOME=/"}
-	if args.Meta.SourceEpoch != nil {
-		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*args.Meta.SourceEpoch, 10))
-	}
-	return env
-}
-
 // hostCommand makes a command of a program of the build root.
 func hostCommand(ctx context.Context, args *module.Args, stage, tool string, argv ...string) (*exec.Cmd, error) {
-	path, err := module.LookTool(tool)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", stage, err)
-	}
-	cmd := exec.CommandContext(ctx, path, argv...)
-	cmd.Env = toolEnv(args)
-	return cmd, nil
+	return module.HostCommand(ctx, args, stage, tool, argv...)
 }
 
 // treeCommand makes a command of the tree's own program, with the tree as its
@@ -44,7 +24,7 @@ func treeCommand(ctx context.Context, args *module.Args, stage, tool string, arg
 	}
 	cmd := exec.CommandContext(ctx, path, argv...)
 	cmd.Dir = "/"
-	cmd.Env = toolEnv(args)
+	cmd.Env = module.ToolEnv(args)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: args.Tree}
 	return cmd, nil
 }
@@ -62,54 +42,8 @@ func accountCommand(ctx context.Context, args *module.Args, stage, tool string, 
 	return hostCommand(ctx, args, stage, tool, append([]string{"--root", args.Tree}, argv...)...)
 }
 
-// run runs the command with its output going to the stage's own. The error
-// repeats the end of what the program said on standard error, and wraps the
-// *exec.ExitError.
+// run runs the command with its output going to the stage's own, see
+// module.RunTool.
 func run(cmd *exec.Cmd) error {
-	return runTo(cmd, os.Stdout)
-}
-
-// runTo is run with the program's standard output going to out.
-func runTo(cmd *exec.Cmd, out io.Writer) error {
-	var said tail
-	cmd.Stdout = out
-	cmd.Stderr = &said
-	err := cmd.Run()
-	if err == nil {
-		return nil
-	}
-	name := cmd.Path[strings.LastIndexByte(cmd.Path, '/')+1:]
-	if text := said.lines(); text != "" {
-		return fmt.Errorf("run %s: %w: %s", name, err, text)
-	}
-	return fmt.Errorf("run %s: %w", name, err)
-}
-
-// tail passes everything on to standard error and keeps the last bytes.
-type tail struct{ kept []byte }
-
-// tailSize is the number of bytes of a program's words that an error repeats.
-const tailSize = 2048
-
-// Write never keeps more than tailSize bytes.
-func (t *tail) Write(p []byte) (int, error) {
-	t.kept = append(t.kept, p...)
-	if extra := len(t.kept) - tailSize; extra > 0 {
-		t.kept = append([]byte(nil), t.kept[extra:]...)
-	}
-	return os.Stderr.Write(p)
-}
-
-// lines returns the last three lines that are not empty, joined by "; ".
-func (t *tail) lines() string {
-	var all []string
-	for _, line := range bytes.Split(t.kept, []byte("\n")) {
-		if text := strings.TrimSpace(string(line)); text != "" {
-			all = append(all, text)
-		}
-	}
-	if len(all) > 3 {
-		all = all[len(all)-3:]
-	}
-	return strings.Join(all, "; ")
+	return module.RunTool(cmd, os.Stdout)
 }

@@ -30,7 +30,7 @@ func compressFile(ctx context.Context, args *module.Args, stage, filename, tool 
 		return fmt.Errorf("write %q: %w", filename, err)
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := runTo(cmd, out); err != nil {
+	if err := module.RunTool(cmd, out); err != nil {
 		return fmt.Errorf("write %q: %w", filename, err)
 	}
 	return nil

@@ -57,5 +57,5 @@ func writeHMAC(ctx context.Context, args *module.Args, tool, file string) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	return runTo(cmd, out)
+	return module.RunTool(cmd, out)
 }

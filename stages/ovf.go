@@ -106,7 +106,7 @@ func virtualSize(ctx context.Context, args *module.Args, stage, image string) (i
 		return 0, err
 	}
 	var out bytes.Buffer
-	if err := runTo(cmd, &out); err != nil {
+	if err := module.RunTool(cmd, &out); err != nil {
 		return 0, fmt.Errorf("ask for the size of the disk: %w", err)
 	}
 	var info struct {

@@ -52,7 +52,7 @@ func script(ctx context.Context, args *module.Args, options scriptOptions) (err 
 func scriptCommand(ctx context.Context, args *module.Args, path string, argv ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, argv...)
 	cmd.Dir = "/"
-	cmd.Env = toolEnv(args)
+	cmd.Env = module.ToolEnv(args)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: args.Tree}
 	return cmd
 }

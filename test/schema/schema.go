@@ -2,26 +2,45 @@
 package schema
 
 import (
+	"bytes"
 	"embed"
-	"strings"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/ossify/ossify/module"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
+// cases are the file testdata/NAME/schema.json of a family's folder.
+type cases struct {
+	// Accepted and Refused are what the module's schema accepts and refuses.
+	Accepted []json.RawMessage `json:"accepted"`
+	Refused  []json.RawMessage `json:"refused"`
+}
+
 // Check sees that the metadata of every module of a family is complete, and that
-// its schema accepts and refuses what it is to, of which there must be some.
-func Check(t *testing.T, family []module.Module, files embed.FS, accepted, refused map[string][]string) {
+// its schema accepts and refuses what testdata/NAME/schema.json says, of which
+// there must be some.
+func Check(t *testing.T, family []module.Module, files embed.FS) {
 	t.Helper()
 	for _, m := range family {
 		s := compile(t, files, m.Name)
-		if len(accepted[m.Name]) == 0 || len(refused[m.Name]) == 0 {
-			t.Errorf("%s: no cases", m.Name)
+		data, err := os.ReadFile(filepath.Join("testdata", m.Name, "schema.json"))
+		if err != nil {
+			t.Fatal(err)
 		}
-		for want, texts := range map[bool][]string{true: accepted[m.Name], false: refused[m.Name]} {
+		var c cases
+		if err := json.Unmarshal(data, &c); err != nil {
+			t.Fatalf("%s: %v", m.Name, err)
+		}
+		if len(c.Accepted) == 0 || len(c.Refused) == 0 {
+			t.Errorf("%s: testdata has no accepted or no refused cases", m.Name)
+		}
+		for want, texts := range map[bool][]json.RawMessage{true: c.Accepted, false: c.Refused} {
 			for _, text := range texts {
-				v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+				v, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 				if err != nil {
 					t.Fatal(err)
 				}
