@@ -76,6 +76,8 @@ type Input struct {
 	Data   struct {
 		// Files holds the metadata of each file, by path below Path.
 		Files map[string]map[string]any `json:"files"`
+		// Archives describes images of containers, by their names below Path.
+		Archives json.RawMessage `json:"archives"`
 	} `json:"data"`
 }
 

@@ -44,6 +44,8 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "binutils", "binutils"
 	case "veritysetup":
 		return "cryptsetup-bin", "veritysetup"
+	case "skopeo":
+		return "skopeo", "skopeo"
 	case "xorrisofs":
 		return "xorriso", "xorriso"
 	case "qemu-img":

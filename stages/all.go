@@ -84,6 +84,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.sfdisk", sfdisk),
 	module.Stage("org.osbuild.sgdisk", sgdisk),
 	module.Stage("org.osbuild.shell.init", shellInit),
+	module.Stage("org.osbuild.skopeo", skopeo),
 	module.Stage("org.osbuild.squashfs", squashfs),
 	module.Stage("org.osbuild.sshd.config", sshdConfig),
 	module.Stage("org.osbuild.sysconfig", sysconfig),
