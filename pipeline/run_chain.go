@@ -56,7 +56,7 @@ func (w *workplace) makeContainer(ctx context.Context, root *preparedRoot) (err 
 	stage := &sandbox.Stage{
 		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
 		Devices: len(s.Devices)+len(s.Mounts) > 0, Network: s.Module.Meta.Network,
-		Epoch:   s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities,
+		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities,
 	}
 	if stage.Library, err = w.b.library(ctx, s.Pipeline, root, stage.Libdir); err != nil {
 		return err

@@ -59,7 +59,7 @@ func countPartitions(ctx context.Context, args *module.Args, device string) (int
 		return 0, err
 	}
 	var out bytes.Buffer
-	if err := runTo(cmd, &out); err != nil {
+	if err := module.RunTool(cmd, &out); err != nil {
 		return 0, err
 	}
 	os.Stdout.Write(out.Bytes())
