@@ -22,8 +22,10 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/assemblers"
+	"github.com/ossify/ossify/devices"
 	"github.com/ossify/ossify/inputs"
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/mounts"
 	"github.com/ossify/ossify/runners"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/stages"
@@ -73,6 +75,8 @@ func early() []Family {
 		{"stages", "Stage", stages.All, stages.Schemas},
 		{"assemblers", "Assembler", assemblers.All, assemblers.Schemas},
 		{"inputs", "Input", inputs.All, inputs.Schemas},
+		{"devices", "Device", devices.All, devices.Schemas},
+		{"mounts", "Mount", mounts.All, mounts.Schemas},
 		{"runners", "Runner", runners.All, runners.Schemas},
 	}
 }

@@ -73,3 +73,29 @@ func TestLoopDevices(t *testing.T) {
 		t.Errorf("mounts are left: %s", left)
 	}
 }
+
+// TestNativeDevices writes a disk through Ossify's own devices and mounts.
+func TestNativeDevices(t *testing.T) {
+	ossify := program(t)
+	dir, err := os.MkdirTemp("/var/tmp", "ossify-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	output(t, ossify, "--store", filepath.Join(dir, "store"), "--export", "image", "--output-directory", filepath.Join(dir, "out"), "testdata/native.json")
+	image := filepath.Join(dir, "out", "image", "disk.img")
+	if text := output(t, "sfdisk", "--dump", image); !strings.Contains(text, "label-id: D209C89E-EA5E-4FBD-B161-B461CCE297E0") || !strings.Contains(text, "start=        2048, size=      100000") {
+		t.Errorf("partition table: %s", text)
+	}
+	part := image + "?offset=1048576"
+	if text := output(t, "dumpe2fs", "-h", part); !strings.Contains(text, "76a22bf4-f153-4541-b6c7-0332c0dfaeac") {
+		t.Errorf("filesystem: %s", text)
+	}
+	if text := output(t, "debugfs", "-R", "cat /etc/hostname", part); !strings.HasSuffix(text, "one\n") {
+		t.Errorf("hostname: %q", text)
+	}
+	output(t, "e2fsck", "-fn", part)
+	if left := output(t, "losetup", "--all"); strings.Contains(left, dir) {
+		t.Errorf("loop devices are left: %s", left)
+	}
+}

@@ -69,7 +69,11 @@ func compile(t *testing.T, files embed.FS, name string) *jsonschema.Schema {
 	}
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft4)
-	if err := c.AddResource("mem:///"+name, meta["schema"]); err != nil {
+	schema := meta["schema"]
+	if schema == nil {
+		schema = meta["schema_2"]
+	}
+	if err := c.AddResource("mem:///"+name, schema); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.Compile("mem:///" + name)
