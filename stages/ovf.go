@@ -12,14 +12,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"text/template"
 
-	"github.com/google/uuid"
 	"github.com/ossify/ossify/module"
 )
 
-// ovfDocument is the descriptor that osbuild writes, as a template of ovfValues.
+// ovfDocument is the descriptor that osbuild writes, with {{NAME}} for what changes.
+// Package text/template would start the engine before the modules.
 //
 //go:embed ovf.xml
 var ovfDocument string
@@ -34,14 +34,6 @@ type ovfOptions struct {
 		OSType     *string `json:"os_type"`
 		MACAddress string  `json:"mac_address"`
 	} `json:"virtualbox"`
-}
-
-// ovfValues are escaped for XML.
-type ovfValues struct {
-	Image, VMwareOSType, VMwareHardware, VirtualBoxOSType, MACAddress string
-
-	Size, Capacity        int64 // in bytes
-	DiskUUID, MachineUUID uuid.UUID
 }
 
 // ovf describes a virtual machine around an image of the tree. What osbuild
@@ -64,35 +56,31 @@ func ovf(ctx context.Context, args *module.Args, options ovfOptions) error {
 		return err
 	}
 	base := path.Base(options.VMDK)
-	values := ovfValues{
-		Image: escapeXML(base), Size: info.Size(), Capacity: capacity,
-		VMwareOSType:     escapeXML(orDefault(options.VMware.OSType, "other26xLinux64Guest")),
-		VMwareHardware:   escapeXML(orDefault(options.VMware.Hardware, "vmx-15")),
-		VirtualBoxOSType: escapeXML(orDefault(options.VirtualBox.OSType, "OtherLinux_64")),
-		DiskUUID:         derivedUUID(args, "disk"), MachineUUID: derivedUUID(args, "machine"),
-		MACAddress: options.VirtualBox.MACAddress,
+	mac := options.VirtualBox.MACAddress
+	if mac == "" {
+		random := derivedUUID(args, "mac")
+		mac = fmt.Sprintf("080027%x", random[:3]) // VirtualBox's own prefix
 	}
-	if values.MACAddress == "" {
-		mac := derivedUUID(args, "mac")
-		values.MACAddress = fmt.Sprintf("080027%x", mac[:3]) // VirtualBox's own prefix
-	}
-	document, err := template.New("ovf.xml").Parse(ovfDocument)
-	if err != nil {
-		return fmt.Errorf("internal error: %w", err)
-	}
-	var out bytes.Buffer
-	if err := document.Execute(&out, values); err != nil {
-		return fmt.Errorf("internal error: %w", err)
-	}
+	document := strings.NewReplacer(
+		"{{image}}", escapeXML(base),
+		"{{size}}", strconv.FormatInt(info.Size(), 10),
+		"{{capacity}}", strconv.FormatInt(capacity, 10),
+		"{{vmware_os_type}}", escapeXML(orDefault(options.VMware.OSType, "other26xLinux64Guest")),
+		"{{vmware_hardware}}", escapeXML(orDefault(options.VMware.Hardware, "vmx-15")),
+		"{{virtualbox_os_type}}", escapeXML(orDefault(options.VirtualBox.OSType, "OtherLinux_64")),
+		"{{disk_uuid}}", derivedUUID(args, "disk").String(),
+		"{{machine_uuid}}", derivedUUID(args, "machine").String(),
+		"{{mac_address}}", mac,
+	).Replace(ovfDocument)
 	stem := path.Join(path.Dir(options.VMDK), withoutSuffix(base))
-	if err := writeFile(args, stem+".ovf", out.String()); err != nil {
+	if err := writeFile(args, stem+".ovf", document); err != nil {
 		return fmt.Errorf("write %s.ovf: %w", stem, err)
 	}
 	sum, err := sumFile(args, options.VMDK)
 	if err != nil {
 		return fmt.Errorf("sum %s: %w", options.VMDK, err)
 	}
-	manifest := fmt.Sprintf("SHA256(%s)= %x\nSHA256(%s)= %s\n", path.Base(stem)+".ovf", sha256.Sum256(out.Bytes()), base, sum)
+	manifest := fmt.Sprintf("SHA256(%s)= %x\nSHA256(%s)= %s\n", path.Base(stem)+".ovf", sha256.Sum256([]byte(document)), base, sum)
 	if err := writeFile(args, stem+".mf", manifest); err != nil {
 		return fmt.Errorf("write %s.mf: %w", stem, err)
 	}
