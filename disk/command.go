@@ -22,6 +22,7 @@ type tool struct {
 var packages = map[string]string{
 	"mke2fs":        "e2fsprogs",
 	"debugfs":       "e2fsprogs",
+	"mkfs.btrfs":    "btrfs-progs",
 	"mkfs.xfs":      "xfsprogs",
 	"mkfs.vfat":     "dosfstools",
 	"mcopy":         "mtools",

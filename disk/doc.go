@@ -19,5 +19,6 @@
 // The same tree, layout and epoch give the same bytes: identifiers come from
 // the layout, clocks from the epoch, and what the tools make up by themselves
 // (access and change times, ids in the headers of vmdk, vdi, vpc and vhdx) is
-// replaced afterwards.
+// replaced afterwards. btrfs is the exception: mkfs.btrfs makes up ids that are
+// part of every checksum.
 package disk

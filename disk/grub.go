@@ -156,6 +156,9 @@ func (t *tool) mkimage(ctx context.Context, l *Layout, b *Bootloader, platform, 
 	args := []string{"-O", platform, "-d", dir, "-p", prefix, "-c", config, "-o", image}
 	args = append(args, grubModules...)
 	args = append(args, grubPlatform[platform]...)
+	if part.Filesystem.Type == "btrfs" {
+		args = append(args, "btrfs")
+	}
 	for _, module := range grubOptional {
 		if _, err := os.Stat(filepath.Join(dir, module+".mod")); err == nil {
 			args = append(args, module)

@@ -32,6 +32,8 @@ type TableType string
 const (
 	MBR TableType = "mbr"
 	GPT TableType = "gpt"
+	// None is no table: the disk is the filesystem of the only partition.
+	None TableType = "none"
 )
 
 // Layout is a partitioned disk with sectors of 512 bytes.
@@ -65,7 +67,7 @@ type Partition struct {
 
 // Filesystem is what a partition is formatted with.
 type Filesystem struct {
-	// Type is "ext4", "xfs", "vfat" or "swap".
+	// Type is "ext4", "xfs", "btrfs", "vfat" or "swap".
 	Type string `json:"type"`
 	// UUID is the filesystem's; vfat takes the form "7B77-95E7".
 	UUID  string `json:"uuid"`
@@ -86,6 +88,9 @@ func (p *Partition) sizeBytes() int64  { return p.Size * sectorSize }
 // Missing GPT UUIDs are derived from the disk's.
 func (l Layout) Resolve() (Layout, error) {
 	l.Partitions = slices.Clone(l.Partitions)
+	if l.TableType == None {
+		return l, l.resolveBare()
+	}
 	if l.Size <= 0 || l.Size%sectorSize != 0 {
 		return l, fmt.Errorf("disk size %d is not a positive multiple of %d", l.Size, sectorSize)
 	}
@@ -105,6 +110,19 @@ func (l Layout) Resolve() (Layout, error) {
 		return l, err
 	}
 	return l, l.checkFilesystems()
+}
+
+// resolveBare gives the only filesystem all of the disk.
+func (l *Layout) resolveBare() error {
+	if len(l.Partitions) != 1 || l.Partitions[0].Filesystem == nil {
+		return errors.New("an image without a partition table has exactly one filesystem")
+	}
+	p := &l.Partitions[0]
+	p.Start, p.Size = 0, l.Size/sectorSize
+	if p.Size <= 0 {
+		return fmt.Errorf("image size %d is less than %d bytes", l.Size, sectorSize)
+	}
+	return l.checkFilesystems()
 }
 
 var hexID = pattern.New(`^(0[xX])?[0-9a-fA-F]{1,8}$`)
@@ -263,15 +281,13 @@ func (l *Layout) checkFilesystems() error {
 }
 
 // maxLabel is the longest label, in bytes, that each filesystem stores.
-var maxLabel = map[string]int{"ext4": 16, "xfs": 12, "vfat": 11, "swap": 16}
+var maxLabel = map[string]int{"ext4": 16, "xfs": 12, "btrfs": 255, "vfat": 11, "swap": 16}
 
 func (fs *Filesystem) check() error {
 	limit, ok := maxLabel[fs.Type]
 	switch {
-	case fs.Type == "btrfs":
-		return errors.New("btrfs cannot be filled offline: use ext4, or make it with devices and mounts")
 	case !ok:
-		return fmt.Errorf("unknown filesystem type %q: want ext4, xfs, vfat or swap", fs.Type)
+		return fmt.Errorf("unknown filesystem type %q: want ext4, xfs, btrfs, vfat or swap", fs.Type)
 	case len(fs.Label) > limit:
 		return fmt.Errorf("label %q has %d bytes, %s stores %d", fs.Label, len(fs.Label), fs.Type, limit)
 	}

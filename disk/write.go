@@ -121,8 +121,10 @@ func (b *builder) build(ctx context.Context, all *contents) (err error) {
 		return err
 	}
 	// After the filesystems, whose makers discard what was there.
-	if err := writeTable(raw, b.layout); err != nil {
-		return err
+	if b.layout.TableType != None {
+		if err := writeTable(raw, b.layout); err != nil {
+			return err
+		}
 	}
 	if b.spec.Bootloader.has(GrubBIOS) {
 		if err := embed(raw, b.layout, filepath.Join(b.scratch, GrubBIOS+".img")); err != nil {
@@ -179,6 +181,8 @@ func (b *builder) filesystem(ctx context.Context, raw *os.File, c *content) (pie
 		return piece{}, b.writeExt4(ctx, raw, c, scratch)
 	case "xfs":
 		err = b.writeXFS(ctx, name, c, scratch)
+	case "btrfs":
+		err = b.writeBtrfs(ctx, name, c, scratch)
 	case "vfat":
 		extra := map[string]string{}
 		if b.spec.Bootloader.has(GrubUEFI) && c.part == b.layout.esp() {
