@@ -18,5 +18,6 @@ var All = []module.Module{
 	module.Stage("org.osbuild.noop", noop),
 	module.Stage("org.osbuild.oci-archive", ociArchive),
 	module.Stage("org.osbuild.qemu", qemu),
+	module.Stage("org.osbuild.rawfs", rawfs),
 	module.Stage("org.osbuild.tar", tar),
 }

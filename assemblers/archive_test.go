@@ -33,8 +33,8 @@ type archiveCase struct {
 // archiveCases calls f with each case of the assemblers that pack the tree.
 func archiveCases(t *testing.T, f func(t *testing.T, m module.Module, c *archiveCase)) {
 	for _, m := range All {
-		if m.Name == "org.osbuild.qemu" {
-			continue // TestQemu
+		if assemblersByName[m.Name] != nil {
+			continue // it writes disks: TestCases
 		}
 		files, err := filepath.Glob("testdata/" + m.Name + "/*.json")
 		if err != nil {

@@ -39,11 +39,10 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// qemuCase is a file of testdata/org.osbuild.qemu. Refused is what the
-// schema's error says, Error what the assembler's does; otherwise the image is
-// made, and qemu-img info and, of the raw image, sfdisk --dump show each text of
-// Want.
-type qemuCase struct {
+// assemblerCase is a file of testdata. Refused is what the schema's error says,
+// Error what the assembler's does; otherwise the image is made, and what inspect
+// prints of it has each text of Want.
+type assemblerCase struct {
 	About   string          `json:"about"`
 	Options json.RawMessage `json:"options"`
 	Files   []string        `json:"files"` // in the tree
@@ -53,30 +52,41 @@ type qemuCase struct {
 	NoBoot  bool            `json:"no_boot"` // the boot sector is empty
 }
 
-func TestQemu(t *testing.T) {
-	files, err := filepath.Glob("testdata/org.osbuild.qemu/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
-			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var c qemuCase
-			dec := json.NewDecoder(bytes.NewReader(data))
-			dec.DisallowUnknownFields()
-			if err := dec.Decode(&c); err != nil {
-				t.Fatal(err)
-			}
-			c.run(t)
-		})
+// assemblersByName are the functions of the table that write disks.
+var assemblersByName = map[string]func(context.Context, *module.Args) error{
+	"org.osbuild.qemu":  func(ctx context.Context, args *module.Args) error { return module.Run(ctx, args, qemu) },
+	"org.osbuild.rawfs": func(ctx context.Context, args *module.Args) error { return module.Run(ctx, args, rawfs) },
+}
+
+func TestCases(t *testing.T) {
+	for _, m := range All {
+		if assemblersByName[m.Name] == nil {
+			continue // it packs the tree: TestArchives
+		}
+		files, err := filepath.Glob("testdata/" + m.Name + "/*.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			t.Run(m.Name+"/"+strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var c assemblerCase
+				dec := json.NewDecoder(bytes.NewReader(data))
+				dec.DisallowUnknownFields()
+				if err := dec.Decode(&c); err != nil {
+					t.Fatal(err)
+				}
+				c.run(t, m.Name)
+			})
+		}
 	}
 }
 
-func (c *qemuCase) run(t *testing.T) {
-	if err := validate(t, "org.osbuild.qemu", c.Options); !expected(t, "schema", err, c.Refused) || c.Refused != "" {
+func (c *assemblerCase) run(t *testing.T, name string) {
+	if err := validate(t, name, c.Options); !expected(t, "schema", err, c.Refused) || c.Refused != "" {
 		return
 	}
 	tree, output := t.TempDir(), t.TempDir()
@@ -90,34 +100,56 @@ func (c *qemuCase) run(t *testing.T) {
 		}
 	}
 	args := &module.Args{Tree: output, Options: c.Options, Inputs: map[string]module.Input{"tree": {Path: tree}}}
-	if err := module.Run(context.Background(), args, qemu); !expected(t, "assembler", err, c.Error) || c.Error != "" {
+	if err := assemblersByName[name](context.Background(), args); !expected(t, "assembler", err, c.Error) || c.Error != "" {
 		return
 	}
-	var options qemuOptions
+	var options struct{ Filename, Format string }
 	if err := json.Unmarshal(c.Options, &options); err != nil {
 		t.Fatal(err)
 	}
-	image := filepath.Join(output, options.Filename)
-	if options.Format == "raw.xz" {
-		command(t, "sh", "-c", `xz -d < "$1" > "$1.raw"`, "sh", image)
-		image += ".raw"
-	}
-	shown := command(t, "qemu-img", "info", image)
-	raw := filepath.Join(t.TempDir(), "raw")
-	command(t, "qemu-img", "convert", "-O", "raw", image, raw)
-	shown += command(t, "sfdisk", "--dump", raw)
+	shown, raw := inspect(t, filepath.Join(output, options.Filename), options.Format)
 	for _, want := range c.Want {
 		if !strings.Contains(shown, want) {
 			t.Errorf("%s: %q is not in\n%s", c.About, want, shown)
 		}
 	}
-	disk, err := os.ReadFile(raw)
+	start := make([]byte, 1)
+	if _, err := raw.ReadAt(start, 0); err != nil {
+		t.Fatal(err)
+	}
+	if boots := start[0] != 0; boots == c.NoBoot {
+		t.Errorf("%s: boot code is there: %v", c.About, boots)
+	}
+}
+
+// inspect returns what qemu-img info prints of an image and, of the raw disk in it,
+// sfdisk --dump, blkid of every partition and the names of files in an ext4 or
+// btrfs without a table.
+func inspect(t *testing.T, image, format string) (shown string, raw *os.File) {
+	t.Helper()
+	if format == "raw.xz" {
+		command(t, "sh", "-c", `xz -d < "$1" > "$1.raw"`, "sh", image)
+		image += ".raw"
+	}
+	shown = command(t, "qemu-img", "info", image)
+	disk := filepath.Join(t.TempDir(), "raw")
+	command(t, "qemu-img", "convert", "-O", "raw", image, disk)
+	shown += command(t, "sh", "-c", `
+		kind=$(blkid -p -s TYPE -o value "$1") || kind=
+		case $kind in
+		ext4) blkid -p -o export "$1"; debugfs -R "ls -p /etc" "$1" ;;
+		btrfs) blkid -p -o export "$1"; btrfs inspect-internal dump-tree -t fs "$1" | grep -o "name: .*" ;;
+		*) sfdisk --dump "$1"
+			sfdisk -l -o Start,Sectors -q "$1" | tail -n +2 | while read start size; do
+				blkid -p -O $((start * 512)) -S $((size * 512)) -o export "$1" || [ $? = 2 ]
+			done ;;
+		esac`, "sh", disk)
+	raw, err := os.Open(disk)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if boots := disk[0] != 0; boots == c.NoBoot {
-		t.Errorf("%s: boot code is there: %v", c.About, boots)
-	}
+	t.Cleanup(func() { raw.Close() })
+	return shown, raw
 }
 
 // expected tells whether err is as it should be.
@@ -133,7 +165,7 @@ func expected(t *testing.T, who string, err error, want string) bool {
 	return false
 }
 
-// validate checks options with the forms of the schema that there are.
+// validate checks options with both forms of the schema.
 func validate(t *testing.T, name string, options json.RawMessage) error {
 	t.Helper()
 	data, err := Schemas.ReadFile(name + ".meta.json")
