@@ -12,6 +12,7 @@ import (
 	"github.com/ossify/ossify/disk"
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/qcow2"
+	"github.com/ossify/ossify/record"
 )
 
 type qemuOptions struct {
@@ -60,7 +61,11 @@ func newSpec(args *module.Args, filename string) (*disk.Spec, error) {
 	if output == filepath.Clean(args.Tree) {
 		return nil, fmt.Errorf("filename %q names no file", filename)
 	}
-	return &disk.Spec{Tree: source, Output: output, Epoch: args.Meta.SourceEpoch, Log: os.Stdout}, nil
+	recorded, err := record.Open(args.Inputs["tree"].Record)
+	if err != nil {
+		return nil, err
+	}
+	return &disk.Spec{Tree: source, Record: recorded, Output: output, Epoch: args.Meta.SourceEpoch, Log: os.Stdout}, nil
 }
 
 // layout is the partitions' or, without any, one bootable root filesystem, by
