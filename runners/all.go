@@ -24,6 +24,7 @@ var All = []module.Module{
 	runner("org.osbuild.debian", debian()),
 	runner("org.osbuild.eln11", redHat()),
 	runner("org.osbuild.fedora-asahi-remix", redHat()),
+	runner("org.osbuild.fedora27", redHat()),
 	runner("org.osbuild.fedora30", redHat()),
 	runner("org.osbuild.linux", anyLinux()),
 	runner("org.osbuild.ol8", redHat()),

@@ -67,7 +67,11 @@ func listModules(pattern string, asJSON bool) error {
 		if asJSON {
 			err = enc.Encode(m)
 		} else {
-			_, err = fmt.Fprintf(table, "%s\t%s\t%s\t%d+%d\t%s\n", strings.ToLower(m.Class), m.Name, strings.Join(m.Formats, ","), m.Accepted, m.Refused, m.Summary)
+			cases := fmt.Sprintf("%d+%d", m.Accepted, m.Refused)
+			if m.Accepted+m.Refused == 0 {
+				cases = "-" // a runner has no options
+			}
+			_, err = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", strings.ToLower(m.Class), m.Name, strings.Join(m.Formats, ","), cases, m.Summary)
 		}
 		if err != nil {
 			return err
