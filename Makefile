@@ -32,7 +32,7 @@ test:
 lint: setup
 	bad=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not formatted: $$bad"; exit 1; }
 	$(GO) vet -tags "$(TAGS)" ./...
-	$(GO) vet -tags "$(TAGS) osbuild" ./stages
+	$(GO) vet -tags "$(TAGS) osbuild" ./stages ./assemblers
 
 bench:
 	scripts/setup build run test bench
@@ -44,7 +44,8 @@ compare:
 	scripts/setup build run test compare
 	$(MAKE) --no-print-directory program
 	$(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -o build/treediff ./test/osbuild/treediff
-	$(GO) test -count=1 -tags "$(TAGS) osbuild" -run TestOsbuild ./stages
+	cd stages && $(GO) test -count=1 -timeout 30m -tags "$(TAGS) osbuild" -run TestOsbuild
+	$(GO) test -count=1 -tags "$(TAGS) osbuild" -run TestOsbuild ./assemblers
 	test/osbuild/compare
 	$(GO) run -tags "$(TAGS)" ./test/osbuild/inspect
 
