@@ -38,7 +38,7 @@ func deviceCommand(ctx context.Context, args *module.Args, stage, tool string, a
 	if err != nil {
 		return nil, err
 	}
-	cmd.Env = append(cmd.Env, "LC_ALL=C.UTF-8")
+	cmd.Env = append(cmd.Env, utf8Locale)
 	return cmd, nil
 }
 

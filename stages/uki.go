@@ -27,7 +27,7 @@ func uki(ctx context.Context, args *module.Args, options ukiOptions) (err error)
 	if options.Filename == "" {
 		return errors.New(`options lack "filename"`)
 	}
-	target, err := treeTarget(args, options.Filename)
+	target, err := treeEntry(args, options.Filename)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ func xorrisofs(ctx context.Context, args *module.Args, options xorrisofsOptions)
 	if err != nil {
 		return err
 	}
+	cmd.Env = append(cmd.Env, utf8Locale) // for the names of Joliet
 	if err := run(cmd); err != nil {
 		return fmt.Errorf("make %q: %w", options.Filename, err)
 	}
