@@ -20,7 +20,8 @@ import (
 type archiveCase struct {
 	About   string            `json:"about"`
 	Options json.RawMessage   `json:"options"`
-	Tree    map[string]string `json:"tree"` // content of files; "-> TARGET" is a link
+	Tree    map[string]string `json:"tree"`   // content of files; "-> TARGET" is a link
+	Record  []string          `json:"record"` // lines of the tree's side record
 	Missing string            `json:"missing"`
 	Refused string            `json:"refused"`
 	Error   string            `json:"error"`
@@ -109,7 +110,14 @@ func (c *archiveCase) arguments(t *testing.T, output string) *module.Args {
 			}
 		}
 	}
-	return &module.Args{Tree: output, Options: c.Options, Inputs: map[string]module.Input{"tree": {Path: tree}}}
+	input := module.Input{Path: tree}
+	if len(c.Record) > 0 {
+		input.Record = filepath.Join(t.TempDir(), "record")
+		if err := os.WriteFile(input.Record, []byte(strings.Join(c.Record, "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &module.Args{Tree: output, Options: c.Options, Inputs: map[string]module.Input{"tree": input}}
 }
 
 // hideTool takes a program from the build root, which in tests is this machine,

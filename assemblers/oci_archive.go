@@ -32,7 +32,7 @@ func ociArchive(ctx context.Context, args *module.Args, options ociArchiveOption
 	}
 	image := ociarchive.Image{
 		Architecture: options.Architecture, Created: time.Now(), TimeFormat: "2006-01-02T15:04:05.000000Z",
-		Layers: []ociarchive.Layer{{Path: source}}, XAttrs: []string{"*"},
+		Layers: []ociarchive.Layer{{Path: source, Record: args.Inputs["tree"].Record}}, XAttrs: []string{"*"}, Labels: true,
 	}
 	if epoch := args.Meta.SourceEpoch; epoch != nil {
 		image.Created = time.Unix(*epoch, 0)

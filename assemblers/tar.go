@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/record"
+	"github.com/ossify/ossify/tarpack"
 )
 
 type tarOptions struct {
@@ -32,25 +33,19 @@ func tar(ctx context.Context, args *module.Args, options tarOptions) error {
 	if err != nil {
 		return err
 	}
-	argv := []string{"--sort=name"}
-	if options.Compression != "" {
-		if _, err := module.LookTool(options.Compression); err != nil {
-			return fmt.Errorf("org.osbuild.tar: %w", err)
-		}
-		argv = append(argv, "--"+options.Compression)
-	}
-	metadata := metadataArguments(options)
-	argv = append(argv, metadata...)
-	if len(metadata) > 0 {
-		argv = append(argv, "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
-	}
-	cmd, err := module.HostCommand(ctx, args, "org.osbuild.tar", "tar", append(argv, "-cf", target, "-C", source, ".")...)
+	labels, err := record.Open(args.Inputs["tree"].Record)
 	if err != nil {
 		return err
 	}
-	// Like osbuild: every core compresses.
-	cmd.Env = append(cmd.Env, "XZ_OPT=--threads 0")
-	if err := module.RunTool(cmd, io.Discard); err != nil {
+	metadata := metadataArguments(options)
+	if len(metadata) > 0 {
+		metadata = append(metadata, "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
+	}
+	archive := &tarpack.Archive{
+		Module: "org.osbuild.tar", Flags: append(metadata, "--sort=name"), Tree: source, Names: []string{"."}, Compressor: options.Compression,
+		Record: labels, Keywords: tarpack.LabelKeywords(on(options.SELinux), on(options.XAttrs)), Prefix: "./",
+	}
+	if err := archive.Write(ctx, args, target); err != nil {
 		return fmt.Errorf("pack %s: %w", options.Filename, err)
 	}
 	return nil
@@ -59,7 +54,6 @@ func tar(ctx context.Context, args *module.Args, options tarOptions) error {
 // metadataArguments are the flags for what is kept beside owner, mode and time.
 func metadataArguments(options tarOptions) []string {
 	var argv []string
-	on := func(flag *bool) bool { return flag == nil || *flag }
 	if on(options.ACLs) {
 		argv = append(argv, "--acls")
 	}
@@ -71,3 +65,6 @@ func metadataArguments(options tarOptions) []string {
 	}
 	return argv
 }
+
+// on tells whether something is packed that is unless the options say otherwise.
+func on(flag *bool) bool { return flag == nil || *flag }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path"
@@ -23,6 +24,18 @@ const selinuxAttr = "security.selinux"
 
 // lostFound is the directory that mke2fs makes.
 const lostFound = "/lost+found"
+
+// ApplyRecord gives an ext4 that fills the file image and holds the tree what the
+// tree's side record has. Inodes that it changes get the time epoch, in seconds
+// since 1970; scratch is a directory for temporary files, which the caller
+// removes. The programs' words go to log.
+func ApplyRecord(ctx context.Context, log io.Writer, image, tree string, r record.Record, epoch int64, scratch string) error {
+	c := &content{part: &Partition{Filesystem: &Filesystem{Type: "ext4", Mountpoint: "/"}}, source: tree}
+	if err := c.take(r); err != nil {
+		return err
+	}
+	return (&tool{log: log, epoch: epoch}).applyRecord(ctx, image, c, scratch)
+}
 
 // take takes what of the tree's side record belongs to the files of c.
 func (c *content) take(r record.Record) error {

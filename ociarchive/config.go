@@ -33,8 +33,12 @@ func Config(option json.RawMessage) (*pyjson.Object, error) {
 			config.Set(name, from.Get(name))
 		}
 	}
-	for _, name := range []string{"Entrypoint", "User", "Labels", "WorkingDir"} {
-		if value := from.Get(name); !empty(value) {
+	for _, name := range []string{"Entrypoint", "User", "Labels", "StopSignal", "WorkingDir"} {
+		value := from.Get(name)
+		if name == "StopSignal" && empty(value) {
+			value = from.Get("StopSiganl") // as osbuild's schema spells it
+		}
+		if !empty(value) {
 			config.Set(name, value)
 		}
 	}

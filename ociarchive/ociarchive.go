@@ -13,6 +13,8 @@ import (
 
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/pyjson"
+	"github.com/ossify/ossify/record"
+	"github.com/ossify/ossify/tarpack"
 )
 
 // Image says what the archive holds.
@@ -29,14 +31,17 @@ type Image struct {
 	TimeFormat string
 	// Layers from the lowest to the highest.
 	Layers []Layer
-	// XAttrs are patterns of the extended attributes that are kept.
+	// XAttrs are patterns of the extended attributes that are kept; Labels tells
+	// whether SELinux labels of side records are among them.
 	XAttrs []string
+	Labels bool
 }
 
 // Layer is a tree that becomes a layer.
 type Layer struct {
-	// Path is the directory of the tree.
-	Path string
+	// Path is the directory of the tree, Record the file with its side record, ""
+	// for none.
+	Path, Record string
 	// History is how the image's history says that the layer was made; if it
 	// is empty on all layers, the image has no history.
 	History string
@@ -80,7 +85,7 @@ func (w *writer) layout(ctx context.Context, image Image) error {
 	created := image.Created.UTC().Format(image.TimeFormat)
 	var layers, ids, history []any
 	for _, layer := range image.Layers {
-		id, blob, err := w.layer(ctx, layer.Path, image.XAttrs)
+		id, blob, err := w.layer(ctx, layer, &image)
 		if err != nil {
 			return fmt.Errorf("pack layer %s: %w", filepath.Base(layer.Path), err)
 		}
@@ -118,21 +123,29 @@ func (w *writer) layout(ctx context.Context, image Image) error {
 
 // layer packs a tree. It returns the digest of the layer and its compressed
 // blob's descriptor.
-func (w *writer) layer(ctx context.Context, tree string, xattrs []string) (id string, blob *pyjson.Object, err error) {
-	entries, err := os.ReadDir(tree)
+func (w *writer) layer(ctx context.Context, layer Layer, image *Image) (id string, blob *pyjson.Object, err error) {
+	entries, err := os.ReadDir(layer.Path)
 	if err != nil {
 		return "", nil, err
 	}
 	file := filepath.Join(w.blobs, "layer.tar")
-	argv := []string{"--sort=name", "--no-selinux", "--acls", "--xattrs", "--format=posix", paxOption}
-	for _, pattern := range xattrs {
-		argv = append(argv, "--xattrs-include="+pattern)
+	archive := &tarpack.Archive{
+		Module: w.module, Tree: layer.Path, Names: []string{"--"},
+		Flags: []string{"--sort=name", "--no-selinux", "--acls", "--xattrs", "--format=posix", paxOption},
 	}
-	argv = append(argv, "-cf", file, "-C", tree, "--")
+	if archive.Record, err = record.Open(layer.Record); err != nil {
+		return "", nil, err
+	}
+	if image.Labels {
+		archive.Keywords = tarpack.LabelKeywords(false, true)
+	}
+	for _, pattern := range image.XAttrs {
+		archive.Flags = append(archive.Flags, "--xattrs-include="+pattern)
+	}
 	for _, entry := range entries {
-		argv = append(argv, entry.Name())
+		archive.Names = append(archive.Names, entry.Name())
 	}
-	if err := w.run(ctx, "tar", argv...); err != nil {
+	if err := archive.Write(ctx, w.args, file); err != nil {
 		return "", nil, err
 	}
 	sum, err := sumFile(file)

@@ -14,6 +14,8 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/fat12"
 	"github.com/diskfs/go-diskfs/filesystem/fat16"
+	"github.com/ossify/ossify/disk"
+	"github.com/ossify/ossify/record"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,16 +178,23 @@ func (b *bootiso) writeRootfs(ctx context.Context, image string) error {
 	if err := run(cmd); err != nil {
 		return fmt.Errorf("%w; if the input does not fit into %d MiB, raise rootfs.size", err, size)
 	}
-	return b.setRootDir(ctx, image)
-}
-
-// setRootDir gives the filesystem's root the mode, owner and time of the
-// input's, which mkfs.ext4 does not.
-func (b *bootiso) setRootDir(ctx context.Context, image string) error {
+	labels, err := record.Open(b.args.Inputs["rootfs"].Record)
+	if err != nil {
+		return err
+	}
 	var stat unix.Stat_t
 	if err := unix.Stat(b.rootfs, &stat); err != nil {
 		return &os.PathError{Op: "stat", Path: b.rootfs, Err: err}
 	}
+	if err := disk.ApplyRecord(ctx, os.Stdout, image, b.rootfs, labels, stat.Mtim.Sec, b.work); err != nil {
+		return err
+	}
+	return b.setRootDir(ctx, image, &stat)
+}
+
+// setRootDir gives the filesystem's root the mode, owner and time of the
+// input's, which mkfs.ext4 does not.
+func (b *bootiso) setRootDir(ctx context.Context, image string, stat *unix.Stat_t) error {
 	script := filepath.Join(b.work, "debugfs")
 	fields := fmt.Sprintf("sif / mode 0%o\nsif / uid %d\nsif / gid %d\nsif / mtime @%d\n", stat.Mode, stat.Uid, stat.Gid, stat.Mtim.Sec)
 	if err := os.WriteFile(script, []byte(fields), 0o600); err != nil {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ossify/ossify/module"
+	"github.com/ossify/ossify/record"
 )
 
 type cpioOptions struct {
@@ -35,6 +38,9 @@ func cpioOut(ctx context.Context, args *module.Args, options cpioOptions) error 
 	}
 	target, err := treeTarget(args, options.Filename)
 	if err != nil {
+		return err
+	}
+	if err := refuseDevices(args.Inputs["tree"]); err != nil {
 		return err
 	}
 	names, err := pathsBelow(source)
@@ -83,4 +89,17 @@ func pathsBelow(dir string) ([]string, error) {
 		return err
 	})
 	return names, err
+}
+
+// refuseDevices fails if the input's side record has device nodes, for a program
+// that takes them from the tree only. Labels are not kept by such formats.
+func refuseDevices(tree module.Input) error {
+	recorded, err := record.Open(tree.Record)
+	if err != nil {
+		return err
+	}
+	if devices := recorded.Devices(tree.Path); len(devices) > 0 {
+		return fmt.Errorf("the tree has device nodes in its side record (%s), which cannot be packed in this format: remove them, or pack the tree with org.osbuild.tar", slices.Sorted(maps.Keys(devices))[0])
+	}
+	return nil
 }

@@ -53,7 +53,7 @@ func ociArchive(ctx context.Context, args *module.Args, options ociArchiveOption
 	}
 	for _, input := range slices.Sorted(maps.Keys(args.Inputs)) {
 		image.Layers = append(image.Layers, ociarchive.Layer{
-			Path: args.Inputs[input].Path, History: fmt.Sprintf("/bin/sh -c #(nop) osbuild input '%s'", input),
+			Path: args.Inputs[input].Path, Record: args.Inputs[input].Record, History: fmt.Sprintf("/bin/sh -c #(nop) osbuild input '%s'", input),
 		})
 	}
 	if err := ociarchive.Write(ctx, args, "org.osbuild.oci-archive", target, image); err != nil {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/record"
+	"github.com/ossify/ossify/tarpack"
 )
 
 const tarStage = "org.osbuild.tar"
@@ -44,59 +47,35 @@ func tarTree(ctx context.Context, args *module.Args, options tarOptions) error {
 	if err != nil {
 		return err
 	}
-	argv := formatArguments(options)
+	flags := formatArguments(options)
 	if options.Sparse {
-		argv = append(argv, "--sparse")
+		flags = append(flags, "--sparse")
 	}
 	if options.Transform != "" {
-		argv = append(argv, "--transform", options.Transform)
+		flags = append(flags, "--transform", options.Transform)
+		if devices := labels.Devices(source); len(devices) > 0 {
+			return fmt.Errorf("pack %s: the tree has device nodes in its side record (%s), whose names cannot be transformed: pack them without transform", options.Filename, slices.Sorted(maps.Keys(devices))[0])
+		}
 	}
 	if options.NumericOwner {
-		argv = append(argv, "--numeric-owner")
+		flags = append(flags, "--numeric-owner")
 	}
 	names, err := memberNames(source, options)
 	if err != nil {
 		return err
 	}
-	argv = append(argv, "--sort=name", "-C", source)
-	tool := compressor(options)
-	if tool != "" {
-		if _, err := module.LookTool(tool); err != nil {
-			return fmt.Errorf("%s: %w", tarStage, err)
-		}
+	archive := &tarpack.Archive{
+		Module: tarStage, Flags: append(flags, "--sort=name"), Tree: source, Names: names, Compressor: compressor(options),
+		Record: labels, Keywords: tarpack.LabelKeywords(on(options.SELinux), on(options.XAttrs)), Below: options.Paths,
 	}
-	devices, err := deviceMembers(source, labels, options)
-	if err != nil {
-		return err
+	if options.RootNode != "omit" && len(options.Paths) == 0 {
+		archive.Prefix = "./"
 	}
-	if keywords := labelKeywords(options); len(keywords) > 0 && len(labels) > 0 || len(devices) > 0 {
-		err = packLabelled(ctx, args, &labelledTar{argv: argv, names: names, target: target, tool: tool, keywords: keywords, labels: labels, devices: devices})
-	} else {
-		if options.Compression == "" || options.Compression == "auto" {
-			argv = append(argv, "--auto-compress")
-		} else {
-			argv = append(argv, "--"+options.Compression)
-		}
-		err = pack(ctx, args, append(append(argv, "-cf", target), names...))
-	}
-	if err != nil {
+	if err := archive.Write(ctx, args, target); err != nil {
 		return fmt.Errorf("pack %s: %w", options.Filename, err)
 	}
 	return nil
 }
-
-// pack runs tar.
-func pack(ctx context.Context, args *module.Args, argv []string) error {
-	cmd, err := hostCommand(ctx, args, tarStage, "tar", argv...)
-	if err != nil {
-		return err
-	}
-	cmd.Env = append(cmd.Env, compressorEnv)
-	return run(cmd)
-}
-
-// compressorEnv lets every core compress, like osbuild.
-const compressorEnv = "XZ_OPT=--threads 0"
 
 // formatArguments returns the flags for format and metadata. Each of the three
 // kinds of metadata makes tar write posix archives whatever the format says.
@@ -106,7 +85,6 @@ func formatArguments(options tarOptions) []string {
 		format = "gnu"
 	}
 	argv := []string{"--format=" + format}
-	on := func(flag *bool) bool { return flag == nil || *flag }
 	if on(options.ACLs) {
 		argv, format = append(argv, "--acls"), "posix"
 	}

@@ -45,6 +45,9 @@ func xorrisofs(ctx context.Context, args *module.Args, options xorrisofsOptions)
 	if source == "" {
 		return errors.New(`the stage lacks the input "tree"`)
 	}
+	if err := refuseDevices(args.Inputs["tree"]); err != nil {
+		return err
+	}
 	target, err := treeTarget(args, options.Filename)
 	if err != nil {
 		return err
