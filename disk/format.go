@@ -10,8 +10,8 @@ import (
 	"slices"
 
 	"github.com/ossify/ossify/qcow2"
+	"github.com/ossify/ossify/sparse"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Format is how the disk is stored in a file.
@@ -133,18 +133,13 @@ func copySparse(ctx context.Context, dst *os.File, p piece) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		from, err := p.file.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // only holes follow
+		from, to, err := sparse.Data(p.file, at, p.length)
+		if err != nil {
+			return err
+		}
+		if from < 0 { // only holes follow
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		to, err := p.file.Seek(from, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		to = min(to, p.length)
 		section := io.NewSectionReader(p.file, from, to-from)
 		if _, err := io.Copy(io.NewOffsetWriter(dst, p.offset+from), section); err != nil {
 			return err

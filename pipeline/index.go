@@ -44,6 +44,11 @@ type Meta struct {
 	Network bool `json:"network"`
 	// Sources are those whose items, and secrets, a stage gets in its arguments.
 	Sources []string `json:"sources"`
+	// Root says that a mount needs root of the machine.
+	Root bool `json:"root"`
+	// Offline says how the engine does what a device or mount module does where
+	// it cannot have loop devices and kernel mounts, "" if it cannot.
+	Offline string `json:"offline"`
 }
 
 // Index finds modules in libdirs. It is not safe for concurrent use.

@@ -250,7 +250,7 @@ func (b *builder) plan(p *Pipeline) error {
 		if len(s.flaws) > 0 {
 			return &ValidationError{Name: b.manifest.Name, Faults: s.flaws}
 		}
-		if err := supported(s); err != nil {
+		if err := b.supported(s); err != nil {
 			return err
 		}
 		for _, dep := range s.Dependencies() {
@@ -266,13 +266,18 @@ func (b *builder) plan(p *Pipeline) error {
 }
 
 // supported refuses before anything runs what a stage asks for in vain.
-func supported(s *Stage) error {
+func (b *builder) supported(s *Stage) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, fmt.Errorf(format, args...))
 	}
 	if unknown := sandbox.UnknownCapabilities(s.Module.Meta.Capabilities); len(unknown) > 0 {
 		return fail("the module %s asks for capabilities that this kernel does not have: %s; %s.meta.json lists them",
 			s.Module.Path, strings.Join(unknown, ", "), s.Module.Path)
+	}
+	for _, m := range s.Mounts {
+		if m.Module.Meta.Root && !b.Containers.HasLoopDevices() {
+			return fail("mount %q is one of the kernel, which only root may make: run ossify as root, or write the disk with the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without", m.Name)
+		}
 	}
 	programs := []string{s.Module.Path, s.Pipeline.Runner.Path}
 	for _, in := range s.Inputs {

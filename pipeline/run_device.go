@@ -20,6 +20,11 @@ type attached struct {
 	devices, mounts map[string]json.RawMessage
 	services        []*sandbox.Service
 	root            string
+	// regions are devices without the kernel, ops show them to the stage;
+	// scratch is a folder for copies.
+	regions []*region
+	ops     []sandbox.Op
+	scratch string
 }
 
 // attachments are the modules of a stage's devices and mounts.
@@ -39,11 +44,25 @@ func (s *Stage) attachments() []*Module {
 const detachGrace = 10 * time.Minute
 
 // attach opens the stage's devices and makes its mounts, each by its service, in
-// the places of a container. The caller calls detach, also after an error.
-func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places) (*attached, error) {
-	a := &attached{devices: map[string]json.RawMessage{}, mounts: map[string]json.RawMessage{}, root: at.Mounts}
-	paths := map[*Device]string{}
+// the places of a container, or without the kernel where that is not for this
+// engine. scratch is a folder on the store's filesystem. The caller calls detach,
+// also after an error.
+func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places, scratch string) (*attached, error) {
+	a := &attached{devices: map[string]json.RawMessage{}, mounts: map[string]json.RawMessage{}, root: at.Mounts, scratch: scratch}
+	paths, regions := map[*Device]string{}, map[*Device]*region{}
+	offline := func(m *Module, how string) bool { return m.Meta.Offline == how && !b.Containers.HasLoopDevices() }
 	for _, d := range s.Devices {
+		if offline(d.Module, offlineFile) {
+			r, err := a.openOffline(d, at)
+			if err == nil {
+				regions[d] = r
+				a.devices[d.Name], err = json.Marshal(map[string]string{"path": r.path})
+			}
+			if err != nil {
+				return a, fmt.Errorf("device %q: %w", d.Name, err)
+			}
+			continue
+		}
 		path, err := a.open(ctx, d, paths[d.Parent], at)
 		if err != nil {
 			return a, fmt.Errorf("device %q: %w", d.Name, needsRoot(err))
@@ -51,6 +70,16 @@ func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places) (*att
 		paths[d] = path
 	}
 	for _, m := range s.Mounts {
+		if offline(m.Module, offlineFAT) {
+			path, err := a.mountOffline(m, regions[m.Device], at)
+			if err == nil {
+				a.mounts[m.Name], err = json.Marshal(map[string]string{"path": filepath.Join("/run/osbuild/mounts", path)})
+			}
+			if err != nil {
+				return a, fmt.Errorf("mount %q: %w", m.Name, err)
+			}
+			continue
+		}
 		if err := a.mount(ctx, m, paths[m.Device], at); err != nil {
 			return a, fmt.Errorf("mount %q: %w", m.Name, needsRoot(err))
 		}
@@ -140,9 +169,18 @@ func (a *attached) mount(ctx context.Context, m *Mount, device string, at sandbo
 }
 
 // detach lets the services take their mounts and devices away, the last one
-// first, and takes away what they leave.
-func (a *attached) detach() error {
+// first, and takes away what they leave. What a stage that succeeded wrote to
+// copies goes back to where they are from.
+func (a *attached) detach(succeeded bool) error {
 	var errs []error
+	for _, r := range a.regions {
+		if succeeded {
+			if err := r.writeBack(); err != nil {
+				errs = append(errs, fmt.Errorf("write back to %s: %w", filepath.Base(r.file.Name()), err))
+			}
+		}
+		errs = append(errs, r.close())
+	}
 	for i := len(a.services) - 1; i >= 0; i-- {
 		errs = append(errs, a.services[i].Close())
 	}

@@ -199,9 +199,9 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 			return 0, err
 		}
 	}
-	content.Arguments = func(at sandbox.Places) (data []byte, err error) {
-		if devices, err = w.b.attach(ctx, w.stage, at); err != nil {
-			return nil, err
+	content.Arguments = func(at sandbox.Places) (data []byte, ops []sandbox.Op, err error) {
+		if devices, err = w.b.attach(ctx, w.stage, at, w.scratch); err != nil {
+			return nil, nil, err
 		}
 		more := map[string]any{}
 		if content.Record != nil {
@@ -210,7 +210,8 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		if len(w.stage.Module.Meta.Sources) > 0 {
 			more["sources"] = w.b.sourceArguments(w.stage)
 		}
-		return arguments(w.stage, inputs.args, devices, more)
+		data, err = arguments(w.stage, inputs.args, devices, more)
+		return data, devices.ops, err
 	}
 	if w.b.Break.at(w.stage) {
 		w.b.touched.Store(true)
@@ -219,7 +220,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	}
 	r, err := w.container.Run(ctx, content)
 	if devices != nil {
-		err = joinRelease(ctx, err, devices.detach())
+		err = joinRelease(ctx, err, devices.detach(err == nil && r.Status == 0))
 	}
 	if err != nil {
 		return 0, err

@@ -9,7 +9,7 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
+	"github.com/ossify/ossify/sparse"
 )
 
 // source is the contents of a disk: segments in order, zeros between them.
@@ -83,7 +83,7 @@ func (s *source) next(pos int64) (start, end int64, err error) {
 			return from, segmentEnd, nil
 		}
 		toDisk := g.Offset - g.FileOffset
-		data, hole, err := dataRange(f, from-toDisk, segmentEnd-toDisk)
+		data, hole, err := sparse.Data(f, from-toDisk, segmentEnd-toDisk)
 		if err != nil {
 			return 0, 0, fmt.Errorf("cannot find the holes of %s: %w", f.Name(), err)
 		}
@@ -92,27 +92,6 @@ func (s *source) next(pos int64) (start, end int64, err error) {
 		}
 	}
 	return -1, -1, nil
-}
-
-// dataRange returns the first range of data in f that begins in [from, to), cut
-// at to; start is -1 if there is none. A file that knows no holes is all data.
-func dataRange(f *os.File, from, to int64) (start, end int64, err error) {
-	start, err = f.Seek(from, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return -1, -1, nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		return from, to, nil
-	case err != nil:
-		return 0, 0, err
-	case start >= to:
-		return -1, -1, nil
-	}
-	end, err = f.Seek(start, unix.SEEK_HOLE)
-	if err != nil {
-		return 0, 0, err
-	}
-	return start, min(end, to), nil
 }
 
 // read fills p with the disk's contents at off, which may reach beyond the

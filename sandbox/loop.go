@@ -156,6 +156,9 @@ func (l *loopServer) close() error {
 	return errors.Join(errs...)
 }
 
+// HasLoopDevices says whether this engine can have loop devices and kernel mounts.
+func (c *Containers) HasLoopDevices() bool { return c.loops }
+
 // loopsAllowed says whether this engine can have loop devices and kernel mounts:
 // only in the machine's own user namespace.
 func loopsAllowed() bool {

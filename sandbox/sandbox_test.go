@@ -115,7 +115,7 @@ func (h *host) stage(ctx context.Context, script string, change func(*sandbox.St
 	if err != nil {
 		return nil, "", err
 	}
-	res, err := prepared.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: func(sandbox.Places) ([]byte, error) { return []byte(`{"options": {}}`), nil }, Inputs: h.scratch()})
+	res, err := prepared.Run(ctx, &sandbox.StageContent{Tree: tree, Arguments: func(sandbox.Places) ([]byte, []sandbox.Op, error) { return []byte(`{"options": {}}`), nil, nil }, Inputs: h.scratch()})
 	return res, out.String(), errors.Join(err, prepared.Close())
 }
 

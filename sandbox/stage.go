@@ -52,8 +52,9 @@ type StageContent struct {
 	// Tree is writable.
 	Tree *overlay.Stack
 	// Arguments makes the JSON document that the module reads, when what it
-	// works on is in its places; host services may add to these meanwhile.
-	Arguments func(Places) ([]byte, error)
+	// works on is in its places; host services may add to these meanwhile, and it
+	// returns what else is to be shown to the stage.
+	Arguments func(Places) ([]byte, []Op, error)
 	// Inputs is a folder that was filled for this stage, or empty.
 	Inputs string
 	// Writable lists mounts below Inputs that the stage may change.
@@ -245,13 +246,13 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	if err := p.add(ops...); err != nil {
 		return nil, err
 	}
-	arguments, err := content.Arguments(Places{
+	arguments, ops, err := content.Arguments(Places{
 		Tree: filepath.Join(p.dir, "run/osbuild/tree"), Devices: p.dev, Mounts: filepath.Join(p.dir, "run/osbuild/mounts"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := p.add(File{Target: module.ArgumentsPath, Content: arguments, Mode: 0o644}); err != nil {
+	if err := p.add(append(ops, File{Target: module.ArgumentsPath, Content: arguments, Mode: 0o644})...); err != nil {
 		return nil, err
 	}
 	if content.Shell != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/ossify/ossify/record"
+	"github.com/ossify/ossify/sparse"
 	"go.podman.io/storage/pkg/system"
 	"golang.org/x/sys/unix"
 )
@@ -262,7 +263,11 @@ func (e *exporter) file(from, to string, st *unix.Stat_t) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if err := copySparse(tmp, src, st.Size); err != nil {
+	err = tmp.Truncate(st.Size)
+	if err == nil {
+		err = sparse.Copy(tmp, 0, src, 0, st.Size)
+	}
+	if err != nil {
 		return fmt.Errorf("copy %s: %w", filepath.Base(to), err)
 	}
 	if err := errors.Join(tmp.Sync(), tmp.Close(), e.attributes(from, tmp.Name(), st)); err != nil {
@@ -366,36 +371,4 @@ func getMark(path string) (string, error) {
 		return "", err
 	}
 	return strings.TrimSpace(string(buf[:n])), nil
-}
-
-// copySparse copies size bytes and keeps holes. The kernel shares the blocks
-// where the filesystem can (copy_file_range(2)).
-func copySparse(dst, src *os.File, size int64) error {
-	if err := dst.Truncate(size); err != nil {
-		return err
-	}
-	for off := int64(0); off < size; {
-		data, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		hole, err := unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := src.Seek(data, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := dst.Seek(data, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(dst, src, hole-data); err != nil {
-			return err
-		}
-		off = hole
-	}
-	return nil
 }
