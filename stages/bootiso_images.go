@@ -11,10 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/fat12"
-	"github.com/diskfs/go-diskfs/filesystem/fat16"
 	"github.com/ossify/ossify/disk"
+	"github.com/ossify/ossify/fat"
 	"github.com/ossify/ossify/record"
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +49,7 @@ func (b *bootiso) writeEFIImage(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return b.fillFAT(f, size, source)
+	return b.fillFAT(f, source)
 }
 
 // efiImageSize estimates the size of an image of the directory.
@@ -72,63 +70,46 @@ func efiImageSize(dir string) (int64, error) {
 }
 
 // fillFAT copies the directory to EFI/BOOT of the filesystem in image.
-func (b *bootiso) fillFAT(image *os.File, size int64, source string) error {
-	storage := file.New(image, false)
-	var fat *fat12.FileSystem
-	if large, err := fat16.Read(storage, size, 0, 512); err == nil {
-		fat = large.FileSystem
-	} else if fat, err = fat12.Read(storage, size, 0, 512); err != nil {
-		return fmt.Errorf("the loaders are too large for a FAT16, which holds 512 MiB, or mkfs.fat made no FAT: %w", err)
-	}
-	if err := fat.Mkdir(isoESP); err != nil {
+func (b *bootiso) fillFAT(image *os.File, source string) error {
+	filesystem, err := fat.Open(image)
+	if err != nil {
 		return err
 	}
-	return filepath.WalkDir(source, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || path == source {
-			return err
-		}
-		name := isoESP + strings.TrimPrefix(path, source)
-		info, err := entry.Info()
+	root := filepath.Join(b.work, "efiboot")
+	boot := filepath.Join(root, isoESP)
+	if err := os.MkdirAll(boot, 0o755); err != nil {
+		return err
+	}
+	if err := os.CopyFS(boot, os.DirFS(source)); err != nil {
+		return err
+	}
+	err = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if entry.IsDir() {
-			err = fat.Mkdir(name)
-		} else {
-			err = writeFAT(fat, path, name)
+		from := filepath.Join(source, strings.TrimPrefix(path, boot))
+		if !strings.HasPrefix(path, boot) {
+			from = source
 		}
+		info, err := os.Stat(from)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return err
 		}
 		when := b.clamp(info.ModTime())
-		return fat.Chtimes(name, when, when, when)
+		return os.Chtimes(path, when, when)
 	})
-}
-
-// writeFAT copies a file into a FAT.
-func writeFAT(fat *fat12.FileSystem, path, name string) error {
-	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	out, err := fat.OpenFile(name, os.O_CREATE|os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(data)
-	return errors.Join(err, out.Close())
+	return filesystem.Refill(root)
 }
 
-// clamp is no earlier than a FAT can say and no later than the source-epoch, if
-// there is one.
+// clamp is no later than the source-epoch, if there is one.
 func (b *bootiso) clamp(when time.Time) time.Time {
 	if epoch := b.args.Meta.SourceEpoch; epoch != nil && when.Unix() > *epoch {
 		when = time.Unix(*epoch, 0)
 	}
-	if first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC); when.Before(first) {
-		return first
-	}
-	return when.UTC()
+	return when
 }
 
 // writeInstallImage writes /images/install.img, a squashfs with the root
