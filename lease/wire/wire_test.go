@@ -1,0 +1,222 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func mkfs(change func(*Mkfs)) *Mkfs {
+	m := &Mkfs{Type: Ext4, UUID: [16]byte{1}}
+	if change != nil {
+		change(m)
+	}
+	return m
+}
+
+func mount(change func(*Mount)) *Mount {
+	m := &Mount{}
+	m.UIDs[0] = Range{0, 1000, 1}
+	m.GIDs[0] = Range{0, 1000, 1}
+	if change != nil {
+		change(m)
+	}
+	return m
+}
+
+func label(text string) *Mkfs {
+	return mkfs(func(m *Mkfs) { copy(m.Label[:], text) })
+}
+
+func subvolume(text string) *Mount {
+	return mount(func(m *Mount) { copy(m.Subvolume[:], text) })
+}
+
+func TestFrames(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		request Request
+		files   int
+		err     string // "" if it is good
+	}{
+		{"create", &Create{1 << 30}, 0, ""},
+		{"create nothing", &Create{}, 0, "a lease has 1 to"},
+		{"create too much", &Create{1 << 60}, 0, "a lease has 1 to"},
+		{"create with descriptor", &Create{1 << 30}, 1, "comes with 0 descriptors, not with 1"},
+		{"partition", &Partition{1 << 20, 4096}, 0, ""},
+		{"partition of half sectors", &Partition{512, 4096}, 0, "whole sectors"},
+		{"partition of odd sectors", &Partition{1 << 20, 1024}, 0, "512 or 4096"},
+		{"partition with a file", &Partition{1 << 20, 512}, 1, "comes with 0 descriptors"},
+		{"mkfs", mkfs(nil), 0, ""},
+		{"mkfs options", mkfs(func(m *Mkfs) { m.Set, m.On = LazyInit|Verity, Verity }), 0, ""},
+		{"mkfs unknown type", mkfs(func(m *Mkfs) { m.Type = 9 }), 0, "no type 9"},
+		{"mkfs type 0", mkfs(func(m *Mkfs) { m.Type = 0 }), 0, "no type 0"},
+		{"mkfs unknown option", mkfs(func(m *Mkfs) { m.Set = 1 << 9 }), 0, "has not got"},
+		{"mkfs option of another", mkfs(func(m *Mkfs) { m.Type, m.Set = XFS, Verity }), 0, "has not got"},
+		{"mkfs true but not given", mkfs(func(m *Mkfs) { m.On = Verity }), 0, "has not got"},
+		{"mkfs groups", mkfs(func(m *Mkfs) { m.Type, m.Groups = XFS, 4 }), 0, ""},
+		{"mkfs groups of ext4", mkfs(func(m *Mkfs) { m.Groups = 4 }), 0, "allocation groups"},
+		{"mkfs without uuid", mkfs(func(m *Mkfs) { m.UUID = [16]byte{} }), 0, "no uuid"},
+		{"label", label("root disk"), 0, ""},
+		{"label long", label("12345678901234567"), 0, "at most 16 bytes"},
+		{"label option", label("-L"), 0, "begins with '-'"},
+		{"label comma", label("a,b"), 0, "comma"},
+		{"label NUL", label("a\x00b"), 0, "NUL"},
+		{"label newline", label("a\nb"), 0, "not all printable"},
+		{"label bytes", label("a\xff"), 0, "not all printable"},
+		{"mount", mount(nil), 0, ""},
+		{"mount with namespace", mount(nil), 1, "comes with 0 descriptors"},
+		{"mount no map", mount(func(m *Mount) { m.UIDs[0] = Range{} }), 0, "at least one range"},
+		{"mount gap", mount(func(m *Mount) { m.UIDs[2] = Range{1, 1, 1} }), 0, "gap"},
+		{"mount too many ids", mount(func(m *Mount) { m.UIDs[0] = Range{0, 1000, 1<<32 - 1} }), 0, "largest id"},
+		{"mount overlap on disk", mount(func(m *Mount) { m.UIDs[1] = Range{0, 2000, 1} }), 0, "overlap"},
+		{"mount overlap of host", mount(func(m *Mount) { m.UIDs[1] = Range{1, 1000, 1} }), 0, "overlap"},
+		{"mount read-only", mount(func(m *Mount) { m.ReadOnly = 1 }), 0, ""},
+		{"mount half", mount(func(m *Mount) { m.ReadOnly = 2 }), 0, "0 or 1"},
+		{"subvolume", subvolume("root/home"), 0, ""},
+		{"subvolume dots", subvolume("../x"), 0, "no name of a subvolume"},
+		{"subvolume dots inside", subvolume("a/../x"), 0, "no name of a subvolume"},
+		{"subvolume absolute", subvolume("/x"), 0, "no name of a subvolume"},
+		{"subvolume comma", subvolume("x,suid"), 0, "no name of a subvolume"},
+		{"subvolume control", subvolume("x\ty"), 0, "not all printable"},
+		{"label list", &Label{3}, 1, ""},
+		{"label list without", &Label{3}, 0, "comes with 1 descriptors"},
+		{"label list with two", &Label{3}, 2, "comes with 1 descriptors"},
+		{"sync", &Sync{255}, 0, ""},
+		{"export", &Export{}, 0, ""},
+		{"close", &Close{}, 0, ""},
+		{"status", &Status{}, 0, ""},
+	} {
+		frame := Encode(77, c.request)
+		sequence, got, err := Decode(frame, c.files)
+		if sequence != 77 || len(frame) > MaxFrame {
+			t.Errorf("%s: sequence %d, %d bytes", c.name, sequence, len(frame))
+		}
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) || !errors.Is(err, syscall.EINVAL) {
+				t.Errorf("%s: got error %v, want %q", c.name, err, c.err)
+			}
+			continue
+		}
+		if err != nil || !reflect.DeepEqual(got, c.request) {
+			t.Errorf("%s: got %v, %v", c.name, got, err)
+		}
+		if _, _, err := Decode(append(frame, 0), c.files); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%s: with a byte behind it: %v", c.name, err)
+		}
+	}
+}
+
+func TestForeignFrames(t *testing.T) {
+	good := Encode(1, &Close{})
+	for name, frame := range map[string][]byte{
+		"empty": {}, "short": good[:7],
+		"version": append([]byte{2}, good[1:]...),
+		"verb":    {1, 200, 0, 0, 1, 0, 0, 0}, "verb 0": {1, 0, 0, 0, 1, 0, 0, 0},
+		"not zero": {1, 8, 1, 0, 1, 0, 0, 0},
+	} {
+		if _, _, err := Decode(frame, 0); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestReply(t *testing.T) {
+	in := Reply{7, syscall.EBUSY, 99, "mounted"}
+	out, err := DecodeReply(in.Encode())
+	if err != nil || out != in {
+		t.Errorf("got %v, %v", out, err)
+	}
+	if err := out.Err(); !errors.Is(err, syscall.EBUSY) || err.Error() != "mounted" {
+		t.Error(err)
+	}
+	if n := len(Reply{Text: strings.Repeat("é", MaxFrame)}.Encode()); n > MaxFrame {
+		t.Errorf("reply of %d bytes", n)
+	}
+	if _, err := DecodeReply(make([]byte, 10)); err == nil {
+		t.Error("a short reply is taken")
+	}
+}
+
+// capability is cap_net_raw=ep.
+var capability = string([]byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+
+func TestLabels(t *testing.T) {
+	for _, c := range []struct {
+		entry Entry
+		err   string
+	}{
+		{Entry{Path: ".", SELinux: "system_u:object_r:root_t:s0"}, ""},
+		{Entry{Path: "usr/bin/ping", Capability: capability, Flags: Immutable}, ""},
+		{Entry{Path: "a\nb", Flags: Append}, ""},
+		{Entry{Path: "", Flags: Append}, "no relative clean path"},
+		{Entry{Path: "/etc", Flags: Append}, "no relative clean path"},
+		{Entry{Path: "../etc", Flags: Append}, "no relative clean path"},
+		{Entry{Path: "a/../../etc", Flags: Append}, "no relative clean path"},
+		{Entry{Path: "a\x00", Flags: Append}, "no relative clean path"},
+		{Entry{Path: "a", SELinux: "a\nb"}, "no SELinux context"},
+		{Entry{Path: "a", Flags: 1}, "unknown inode flags"},
+		{Entry{Path: "a"}, "nothing to store"},
+		{Entry{Path: "a", Capability: "x"}, "no capabilities"},
+		{Entry{Path: "a", Capability: "\x01\x00\x00\x03" + capability[4:]}, "no capabilities"},
+	} {
+		list := AppendEntry(AppendEntry(nil, Entry{Path: "first", Flags: Append}), c.entry)
+		var got []Entry
+		var last error
+		for e, err := range Labels(list) {
+			got, last = append(got, e), err
+		}
+		switch {
+		case c.err == "" && (last != nil || len(got) != 2 || got[1] != c.entry):
+			t.Errorf("%+v: got %+v, %v", c.entry, got, last)
+		case c.err != "" && (last == nil || !strings.Contains(last.Error(), c.err) || !errors.Is(last, syscall.EINVAL)):
+			t.Errorf("%+v: got error %v, want %q", c.entry, last, c.err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for verb := range uint8(11) {
+		if r := empty(verb); r != nil {
+			f.Add(Encode(5, r), 0)
+		}
+	}
+	f.Add(Encode(5, mkfs(nil)), 0)
+	f.Add(Encode(5, mount(nil)), 0)
+	f.Add(Encode(5, &Label{}), 1)
+	f.Fuzz(func(t *testing.T, frame []byte, files int) {
+		sequence, r, err := Decode(frame, files)
+		if err == nil && !bytes.Equal(Encode(sequence, r), frame) {
+			t.Errorf("%x is decoded to %v, which is %x", frame, r, Encode(sequence, r))
+		}
+	})
+}
+
+func FuzzReply(f *testing.F) {
+	f.Add(Reply{1, 2, 3, "text"}.Encode())
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if r, err := DecodeReply(frame); err == nil && len(r.Encode()) > MaxFrame {
+			t.Error("too long")
+		}
+	})
+}
+
+func FuzzLabels(f *testing.F) {
+	f.Add(AppendEntry(nil, Entry{Path: ".", SELinux: "a:b:c:d"}))
+	f.Add(AppendEntry(nil, Entry{Path: "a/b", Capability: capability, Flags: Immutable}))
+	f.Fuzz(func(t *testing.T, list []byte) {
+		var again []byte
+		for e, err := range Labels(list) {
+			if err != nil {
+				return
+			}
+			again = AppendEntry(again, e)
+		}
+		if !bytes.Equal(again, list) {
+			t.Errorf("%x is read as %x", list, again)
+		}
+	})
+}
