@@ -1,0 +1,295 @@
+// Ossify-loop is the privileged helper of ossify: it makes and mounts filesystems
+// for people without root. docs/helper.md says what it does and refuses.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"github.com/ossify/ossify/lease"
+	"github.com/ossify/ossify/lease/broker"
+	"github.com/ossify/ossify/lease/confine"
+	"github.com/ossify/ossify/lease/mounter"
+	"github.com/ossify/ossify/lease/wire"
+	"golang.org/x/sys/unix"
+)
+
+// options are those of the command line. The processes that the helper starts get
+// the same ones.
+type options struct {
+	listen, group, staging, etc string
+	quota                       uint64
+	leases                      int
+}
+
+func main() {
+	err := run()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "ossify-loop: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run takes the process to where its arguments say. There are four beside the
+// user's own two: "ossify-loop broker-root" becomes "broker", the first one itself
+// becomes "mounter", and the mounter starts "tree".
+func run() error {
+	role, args := "", []string{}
+	if len(os.Args) > 1 {
+		args = os.Args[1:]
+	}
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		role, args = args[0], args[1:]
+	}
+	var o options
+	set := flag.NewFlagSet("ossify-loop", flag.ContinueOnError)
+	set.StringVar(&o.listen, "listen", "", "`path` of the socket to make and listen at (status: to ask); without it systemd passes one")
+	set.StringVar(&o.group, "group", "ossify", "`group` whose users can have leases")
+	set.StringVar(&o.staging, "staging", "/var/lib/ossify-loop", "`directory` for the bytes of leases")
+	set.StringVar(&o.etc, "etc", "/etc", "`directory` of passwd, group, subuid and subgid")
+	set.Uint64Var(&o.quota, "quota", 64<<30, "`bytes` that all leases of a user may have")
+	set.IntVar(&o.leases, "leases", 16, "`number` of leases that a user may have")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	if set.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q; ossify-loop [status] takes flags only, see --help", set.Arg(0))
+	}
+	switch role {
+	case "":
+		return start(o)
+	case "status":
+		return status(o)
+	case "broker-root":
+		if err := confine.Start(3, 4); err != nil {
+			return err
+		}
+		return confine.Broker(o.staging, o.arguments("broker"))
+	case "broker":
+		return serveBroker(o)
+	case "mounter":
+		return serveMounter(o)
+	case "tree":
+		return mounter.Tree(3)
+	}
+	return fmt.Errorf("unknown command %q; there is only: ossify-loop status", role)
+}
+
+// arguments are those of the helper's own processes.
+func (o options) arguments(role string) []string {
+	return []string{"ossify-loop", role, "--group=" + o.group, "--staging=" + o.staging, "--etc=" + o.etc,
+		"--quota=" + strconv.FormatUint(o.quota, 10), "--leases=" + strconv.Itoa(o.leases)}
+}
+
+// status prints the table of a running helper.
+func status(o options) error {
+	if o.listen == "" {
+		o.listen = lease.DefaultPath
+	}
+	c, err := lease.Dial(context.Background(), o.listen)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	table, err := c.Status(context.Background())
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	_, err = io.Copy(os.Stdout, io.NewSectionReader(table, 0, 1<<20))
+	return err
+}
+
+// Descriptors of the helper's own processes.
+const (
+	listenerFD = 3 // broker
+	controlFD  = 4 // both
+	stagingFD  = 3 // mounter
+)
+
+// start makes the socket and the directory, starts the broker and becomes the
+// mounter.
+func start(o options) error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can mount filesystems; start it with: sudo ossify-loop --listen PATH")
+	}
+	inherited, err := inheritedSocket()
+	if err != nil {
+		return err
+	}
+	if err := confine.Start(); err != nil {
+		return err
+	}
+	runtime.LockOSThread() // the broker ends with the thread that starts it
+	listener := inherited
+	if listener == nil {
+		if listener, err = listen(o); err != nil {
+			return err
+		}
+	}
+	staging, err := openStaging(o.staging)
+	if err != nil {
+		return err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket pair: %w", err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args, cmd.Env, cmd.Stderr = o.arguments("broker-root"), []string{}, os.Stderr
+	cmd.ExtraFiles = []*os.File{listener, os.NewFile(uintptr(pair[1]), "control")}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the broker: %w", err)
+	}
+	if err := confine.Start(); err != nil {
+		return err
+	}
+	// Both are dup'd to where they belong; what was there closes on exec.
+	control, err := unix.FcntlInt(uintptr(pair[0]), unix.F_DUPFD_CLOEXEC, 16)
+	if err != nil {
+		return fmt.Errorf("keep the socket pair: %w", err)
+	}
+	if err := errors.Join(unix.Dup3(staging, stagingFD, 0), unix.Dup3(control, controlFD, 0)); err != nil {
+		return fmt.Errorf("keep descriptors: %w", err)
+	}
+	return confine.Mounter(o.staging, o.arguments("mounter"))
+}
+
+// inheritedSocket returns the socket that systemd passes (sd_listen_fds(3)), nil if
+// there is none.
+func inheritedSocket() (*os.File, error) {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	kind, err := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_TYPE)
+	listens, listenErr := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	domain, domainErr := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err := errors.Join(err, listenErr, domainErr); err != nil || os.Getenv("LISTEN_FDS") != "1" ||
+		kind != unix.SOCK_SEQPACKET || listens != 1 || domain != unix.AF_UNIX {
+		return nil, errors.New("what systemd passes is not one listening unix socket; use ListenSequentialPacket= in the socket unit")
+	}
+	return os.NewFile(3, "listener"), nil
+}
+
+// listen makes the socket, for the group.
+func listen(o options) (*os.File, error) {
+	if o.listen == "" {
+		return nil, errors.New("no socket was passed; give a path with: ossify-loop --listen PATH")
+	}
+	if err := checkDirectory(filepath.Dir(o.listen)); err != nil {
+		return nil, err
+	}
+	gid, err := mounter.GroupID(o.etc, o.group)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := os.Lstat(o.listen); err == nil && st.Mode().Type() == fs.ModeSocket {
+		if c, err := net.Dial("unixpacket", o.listen); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("another ossify-loop listens at %s", o.listen)
+		}
+		if err := os.Remove(o.listen); err != nil {
+			return nil, fmt.Errorf("remove the socket of an earlier ossify-loop: %w", err)
+		}
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: o.listen, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chown(o.listen, 0, gid), os.Chmod(o.listen, 0o660)); err != nil {
+		return nil, fmt.Errorf("give the socket to the group %s: %w", o.group, err)
+	}
+	return l.File()
+}
+
+// checkDirectory refuses a directory in which others could put things in our way.
+func checkDirectory(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the socket's or staging directory's place: %w", err)
+	}
+	if st.Mode().Perm()&0o002 != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		return fmt.Errorf("%s can be written to by others than root; take a directory of root's, such as /run/ossify-loop", dir)
+	}
+	return nil
+}
+
+// openStaging makes the staging directory, and opens it with a mount of its own: the
+// mounter's view of it is another.
+func openStaging(dir string) (int, error) {
+	if !filepath.IsAbs(dir) {
+		return -1, fmt.Errorf("the staging directory %q must be an absolute path", dir)
+	}
+	if err := checkDirectory(filepath.Dir(dir)); err != nil {
+		return -1, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return -1, fmt.Errorf("make the staging directory: %w", err)
+	}
+	st, err := os.Lstat(dir)
+	if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		return -1, fmt.Errorf("the staging directory %s is not a directory that only root can enter; correct it with: sudo chown root: %s && sudo chmod 700 %s", dir, dir, dir)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return -1, fmt.Errorf("open the staging directory: %w", err)
+	}
+	return fd, nil
+}
+
+// serveBroker is the broker, from where it has no rights anymore.
+func serveBroker(o options) error {
+	l, err := net.FileListener(os.NewFile(listenerFD, "listener"))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	listener, ok := l.(*net.UnixListener)
+	if !ok {
+		return errors.New("descriptor 3 is no unix socket")
+	}
+	control, err := wire.FileConn(controlFD)
+	if err != nil {
+		return fmt.Errorf("talk to the mounter: %w", err)
+	}
+	if err := confine.FilterBroker(); err != nil {
+		return err
+	}
+	b := broker.Broker{Mounter: control, PerUser: o.leases + 16}
+	return b.Serve(listener)
+}
+
+// serveMounter is the mounter, from where it has only the rights that it needs. What
+// it has mounted and started goes with it.
+func serveMounter(o options) error {
+	if err := confine.Start(); err != nil {
+		return err
+	}
+	control, err := wire.FileConn(controlFD)
+	if err != nil {
+		return fmt.Errorf("talk to the broker: %w", err)
+	}
+	if err := confine.FilterMounter(); err != nil {
+		return err
+	}
+	m := mounter.Mounter{Staging: stagingFD, Quota: o.quota, Leases: o.leases, Group: o.group, Etc: o.etc, Log: os.Stderr}
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		<-end
+		os.Exit(0)
+	}()
+	return m.Serve(control)
+}

@@ -1,0 +1,132 @@
+package mounter
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/ossify/ossify/lease/wire"
+	"golang.org/x/sys/unix"
+)
+
+// seals are those of a file that nobody can change anymore.
+const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
+
+// readSealed reads a memfd that nobody can change anymore.
+func readSealed(fd int) ([]byte, error) {
+	have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil || have&seals != seals {
+		return nil, wire.Errorf(syscall.EINVAL, "the list of labels is in no sealed memfd")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("look at the list of labels: %w", err)
+	}
+	if st.Size > wire.MaxLabels {
+		return nil, wire.Errorf(syscall.EINVAL, "a list of labels has at most %d bytes, not %d", wire.MaxLabels, st.Size)
+	}
+	data := make([]byte, st.Size)
+	for n := 0; n < len(data); {
+		k, err := unix.Pread(fd, data[n:], int64(n))
+		if err != nil || k == 0 {
+			return nil, wire.Errorf(syscall.EINVAL, "read the list of labels: %v", err)
+		}
+		n += k
+	}
+	return data, nil
+}
+
+// label stores a list of entries in the filesystem, which nobody has mounted.
+func (p *partition) label(list []byte) error {
+	// Nothing is done if the list is not good to its end.
+	for _, err := range wire.Labels(list) {
+		if err != nil {
+			return err
+		}
+	}
+	if p.mounted(grace) {
+		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
+	}
+	mnt, err := p.mount(false, "")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	root, err := unix.Openat(mnt, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the filesystem: %w", err)
+	}
+	defer unix.Close(root)
+	// Flags come last: what is immutable takes no label.
+	for _, store := range []func(path int, e wire.Entry) error{storeXattrs, storeFlags} {
+		for e := range wire.Labels(list) {
+			if err := at(root, e, store); err != nil {
+				return fmt.Errorf("label %.200q: %w", e.Path, err)
+			}
+		}
+	}
+	if err := unix.Syncfs(root); err != nil {
+		return fmt.Errorf("write out labels: %w", err)
+	}
+	return nil
+}
+
+// at opens the path of an entry, whatever is there, and does not leave the filesystem.
+func at(root int, e wire.Entry, do func(path int, e wire.Entry) error) error {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	fd, err := unix.Openat2(root, e.Path, &how)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
+		return wire.Errorf(syscall.EPERM, "the path goes through a symbolic link or out of the filesystem")
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return do(fd, e)
+}
+
+// storeXattrs goes through /proc, for xattrs of symbolic links and of files that cannot
+// be opened.
+func storeXattrs(path int, e wire.Entry) error {
+	name := fmt.Sprintf("/proc/self/fd/%d", path)
+	if e.SELinux != "" {
+		if err := unix.Setxattr(name, "security.selinux", append([]byte(e.SELinux), 0), 0); err != nil {
+			return fmt.Errorf("store the SELinux context: %w", err)
+		}
+	}
+	if e.Capability != "" {
+		if err := unix.Setxattr(name, "security.capability", []byte(e.Capability), 0); err != nil {
+			return fmt.Errorf("store capabilities: %w", err)
+		}
+	}
+	return nil
+}
+
+func storeFlags(path int, e wire.Entry) error {
+	if e.Flags == 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(path, &st); err != nil {
+		return err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return wire.Errorf(syscall.EPERM, "only files and directories have inode flags")
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	if err == nil && flags|uint32(e.Flags) != flags {
+		err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|uint32(e.Flags)))
+	}
+	if err != nil {
+		return fmt.Errorf("set inode flags: %w", err)
+	}
+	return nil
+}

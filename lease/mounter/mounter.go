@@ -1,0 +1,305 @@
+package mounter
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ossify/ossify/lease/wire"
+	"golang.org/x/sys/unix"
+)
+
+// Mounter serves leases. Its fields are set before Serve is called.
+type Mounter struct {
+	// Staging is the directory of backing files, open.
+	Staging int
+	// Quota is how many bytes all leases of a user may have, Leases how many
+	// leases there may be.
+	Quota  uint64
+	Leases int
+	// Group is whose users may have leases, Etc the directory of passwd, group,
+	// subuid and subgid.
+	Group, Etc string
+	// Log gets a line for every lease that is taken, refused and dropped.
+	Log io.Writer
+
+	// placing is held while a mount is attached to mnt.
+	placing sync.Mutex
+	// labelling is held while a list of labels is in memory.
+	labelling sync.Mutex
+
+	mu     sync.Mutex // guards what follows, and the numbers of leases
+	leases []*lease
+	taken  uint64
+}
+
+// maxPartitions is how many a lease can have.
+const maxPartitions = 32
+
+// lease belongs to one connection.
+type lease struct {
+	*caller
+	number     uint64 // from 1; 0 as long as there is none
+	size, used uint64
+	begun      time.Time
+	dropped    bool // the connection has ended, the bytes are still in use
+	partitions []*partition
+}
+
+// Serve takes clients from the broker, until the broker is gone.
+func (m *Mounter) Serve(broker *net.UnixConn) error {
+	for {
+		_, files, err := wire.Receive(broker)
+		if err != nil {
+			return fmt.Errorf("the broker has ended: %w", err)
+		}
+		if len(files) != 2 {
+			wire.CloseAll(files)
+			continue
+		}
+		go func() {
+			channel, err := wire.FileConn(files[1])
+			if err != nil {
+				unix.Close(files[0])
+				return
+			}
+			m.client(files[0], channel)
+		}()
+	}
+}
+
+// client serves one client. It closes both of its arguments.
+func (m *Mounter) client(client int, channel *net.UnixConn) {
+	defer channel.Close()
+	c, err := m.authenticate(client)
+	unix.Close(client)
+	if sendErr := wire.Send(channel, reply(0, 0, err).Encode()); err != nil || sendErr != nil {
+		m.logf("lease refused: %v", errors.Join(err, sendErr))
+		return
+	}
+	l := &lease{caller: c}
+	defer m.drop(l)
+	for {
+		frame, files, err := wire.Receive(channel)
+		if err != nil {
+			return
+		}
+		sequence, r, err := wire.Decode(frame, len(files))
+		value, fd := uint64(0), -1
+		if err == nil {
+			value, fd, err = m.carryOut(l, r, files)
+		}
+		wire.CloseAll(files)
+		if fd >= 0 {
+			err = wire.Send(channel, reply(sequence, value, nil).Encode(), fd)
+			unix.Close(fd)
+		} else {
+			err = wire.Send(channel, reply(sequence, value, err).Encode())
+		}
+		if _, last := r.(*wire.Close); last || err != nil {
+			return
+		}
+	}
+}
+
+// reply makes the reply of a request's outcome.
+func reply(sequence uint32, value uint64, err error) wire.Reply {
+	r := wire.Reply{Sequence: sequence, Value: value}
+	if err != nil {
+		r.Errno, r.Text = unix.EIO, err.Error()
+		errors.As(err, &r.Errno)
+	}
+	return r
+}
+
+// carryOut carries a request out. It returns the reply's value, and its descriptor or
+// -1.
+func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64, fd int, err error) {
+	switch r := r.(type) {
+	case *wire.Create:
+		return 0, -1, m.create(l, r.Size)
+	case *wire.Status:
+		fd, err = m.status(l.caller)
+		return 0, fd, err
+	case *wire.Close:
+		return 0, -1, nil
+	case *wire.Partition:
+		value, err = m.partition(l, r)
+		return value, -1, err
+	case *wire.Mkfs:
+		p, err := l.find(r.Index, false)
+		if err == nil {
+			err = p.mkfs(r)
+		}
+		return 0, -1, err
+	case *wire.Mount:
+		fd, err = m.mount(l, r)
+		return 0, fd, err
+	case *wire.Label:
+		p, err := l.find(r.Index, true)
+		if err != nil {
+			return 0, -1, err
+		}
+		m.labelling.Lock()
+		defer m.labelling.Unlock()
+		list, err := readSealed(files[0])
+		if err == nil {
+			err = p.label(list)
+		}
+		return 0, -1, err
+	case *wire.Sync:
+		p, err := l.get(r.Index)
+		if err == nil {
+			err = p.sync()
+		}
+		return 0, -1, err
+	case *wire.Export:
+		p, err := l.get(r.Index)
+		if err != nil {
+			return 0, -1, err
+		}
+		fd, err = p.export()
+		return p.size, fd, err
+	}
+	return 0, -1, wire.Errorf(syscall.EINVAL, "there is no such verb")
+}
+
+// create counts a lease's bytes.
+func (m *Mounter) create(l *lease, size uint64) (err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	bytes, count := uint64(0), 0
+	for _, other := range m.leases {
+		if other.uid == l.uid {
+			bytes, count = bytes+other.size, count+1
+		}
+	}
+	switch {
+	case l.number != 0:
+		return wire.Errorf(syscall.EEXIST, "this connection has a lease already")
+	case l.uid == 0:
+		err = wire.Errorf(syscall.EPERM, "root needs no lease")
+	case count >= m.Leases:
+		err = wire.Errorf(syscall.EDQUOT, "you have %d leases, and can have no more; see ossify-loop status", count)
+	case size > m.Quota-bytes:
+		err = wire.Errorf(syscall.EDQUOT, "a lease of %d bytes goes beyond your quota of %d, of which %d bytes are left; see ossify-loop status", size, m.Quota, m.Quota-bytes)
+	}
+	if err != nil {
+		m.logf("lease refused: user %s (%d): %v", l.name, l.uid, err)
+		return err
+	}
+	m.taken++
+	l.number, l.size, l.begun = m.taken, size, time.Now()
+	m.leases = append(m.leases, l)
+	m.logf("lease %d taken: user %s (%d), %d bytes", l.number, l.name, l.uid, size)
+	return nil
+}
+
+// drop ends a lease. Its bytes are the user's until nobody has them anymore.
+func (m *Mounter) drop(l *lease) {
+	if l.number == 0 {
+		return
+	}
+	m.mu.Lock()
+	l.dropped = true
+	m.mu.Unlock()
+	wait := pause
+	for _, p := range l.partitions {
+		for ; !p.unused(); wait = min(2*wait, time.Second) {
+			time.Sleep(wait)
+		}
+		p.file.Close()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, other := range m.leases {
+		if other == l {
+			m.leases = append(m.leases[:i], m.leases[i+1:]...)
+			break
+		}
+	}
+	m.logf("lease %d dropped: user %s (%d), after %s", l.number, l.name, l.uid, time.Since(l.begun).Round(time.Millisecond))
+}
+
+// partition makes a partition of what is left of the lease.
+func (m *Mounter) partition(l *lease, r *wire.Partition) (index uint64, err error) {
+	if l.number == 0 {
+		return 0, wire.Errorf(syscall.EINVAL, "this connection has no lease yet")
+	}
+	if len(l.partitions) >= maxPartitions {
+		return 0, wire.Errorf(syscall.EDQUOT, "a lease has at most %d partitions", maxPartitions)
+	}
+	if r.Size > l.size-l.used {
+		return 0, wire.Errorf(syscall.ENOSPC, "the lease has %d bytes left, not %d", l.size-l.used, r.Size)
+	}
+	p, err := newPartition(m.Staging, r.Size, r.SectorSize)
+	if err != nil {
+		return 0, err
+	}
+	l.partitions = append(l.partitions, p)
+	m.mu.Lock()
+	l.used += r.Size
+	m.mu.Unlock()
+	return uint64(len(l.partitions) - 1), nil
+}
+
+// get returns a partition.
+func (l *lease) get(index uint8) (*partition, error) {
+	if int(index) >= len(l.partitions) {
+		return nil, wire.Errorf(syscall.EINVAL, "the lease has no partition %d, only %d of them", index, len(l.partitions))
+	}
+	return l.partitions[index], nil
+}
+
+// find returns a partition that can still be changed, with a filesystem if it must
+// have one.
+func (l *lease) find(index uint8, filesystem bool) (*partition, error) {
+	p, err := l.get(index)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.exported:
+		return nil, wire.Errorf(syscall.EPERM, "the partition was exported: its bytes are final")
+	case filesystem && p.kind == 0:
+		return nil, wire.Errorf(syscall.EPERM, "the partition has no filesystem that ossify-loop has made, so it is not mounted")
+	}
+	return p, nil
+}
+
+// mount mounts a partition for the client.
+func (m *Mounter) mount(l *lease, r *wire.Mount) (fd int, err error) {
+	p, err := l.find(r.Index, true)
+	if err != nil {
+		return -1, err
+	}
+	uids, gids := ranges(r.UIDs), ranges(r.GIDs)
+	if err := checkRanges("user", uids, l.uids); err != nil {
+		return -1, err
+	}
+	if err := checkRanges("group", gids, l.gids); err != nil {
+		return -1, err
+	}
+	subvolume, err := wire.String(r.Subvolume[:])
+	if err != nil {
+		return -1, err
+	}
+	if subvolume != "" && p.kind != wire.Btrfs {
+		return -1, wire.Errorf(syscall.EINVAL, "%s has no subvolumes", p.kind)
+	}
+	mnt, err := p.mount(r.ReadOnly == 1, subvolume)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mnt)
+	return m.hand(mnt, uids, gids)
+}
+
+// logf writes a line. What comes from clients has no line breaks: names are those of
+// passwd.
+func (m *Mounter) logf(format string, args ...any) {
+	fmt.Fprintf(m.Log, "ossify-loop: "+format+"\n", args...)
+}
