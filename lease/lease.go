@@ -194,6 +194,9 @@ func (c *Conn) do(ctx context.Context, r wire.Request, wantFile bool, files ...i
 	case reply.Sequence != c.sequence || wantFile != (len(received) == 1) || len(received) > 1:
 		err = wire.Errorf(syscall.EPROTO, "ossify-loop has answered something else than was asked")
 	case wantFile:
+		if _, _, err = wire.Receive(c.conn); err != nil {
+			break
+		}
 		return reply.Value, os.NewFile(uintptr(received[0]), "ossify-loop"), nil
 	}
 	wire.CloseAll(received)

@@ -115,8 +115,9 @@ func status(o options) error {
 // Descriptors of the helper's own processes.
 const (
 	listenerFD = 3 // broker
-	controlFD  = 4 // both
-	stagingFD  = 3 // mounter
+	brokerFD   = 4
+	stagingFD  = 100 // mounter: beyond what the runtime uses before it
+	mounterFD  = 101
 )
 
 // start makes the socket and the directory, starts the broker and becomes the
@@ -153,15 +154,7 @@ func start(o options) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the broker: %w", err)
 	}
-	if err := confine.Start(); err != nil {
-		return err
-	}
-	// Both are dup'd to where they belong; what was there closes on exec.
-	control, err := unix.FcntlInt(uintptr(pair[0]), unix.F_DUPFD_CLOEXEC, 16)
-	if err != nil {
-		return fmt.Errorf("keep the socket pair: %w", err)
-	}
-	if err := errors.Join(unix.Dup3(staging, stagingFD, 0), unix.Dup3(control, controlFD, 0)); err != nil {
+	if err := errors.Join(unix.Dup3(staging, stagingFD, 0), unix.Dup3(pair[0], mounterFD, 0)); err != nil {
 		return fmt.Errorf("keep descriptors: %w", err)
 	}
 	return confine.Mounter(o.staging, o.arguments("mounter"))
@@ -260,7 +253,7 @@ func serveBroker(o options) error {
 	if !ok {
 		return errors.New("descriptor 3 is no unix socket")
 	}
-	control, err := wire.FileConn(controlFD)
+	control, err := wire.FileConn(brokerFD)
 	if err != nil {
 		return fmt.Errorf("talk to the mounter: %w", err)
 	}
@@ -277,7 +270,7 @@ func serveMounter(o options) error {
 	if err := confine.Start(); err != nil {
 		return err
 	}
-	control, err := wire.FileConn(controlFD)
+	control, err := wire.FileConn(mounterFD)
 	if err != nil {
 		return fmt.Errorf("talk to the broker: %w", err)
 	}

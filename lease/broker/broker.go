@@ -184,11 +184,23 @@ func forward(client, channel *net.UnixConn, request []byte, files []int) (reply 
 	if err != nil {
 		return reply, false
 	}
-	defer wire.CloseAll(results)
-	if reply, err = wire.DecodeReply(frame); err != nil || client.SetWriteDeadline(time.Now().Add(patience)) != nil {
-		return reply, false
+	if len(results) > 0 {
+		_, _, err = wire.Receive(channel) // the mounter has closed them
 	}
-	return reply, wire.Send(client, frame, results...) == nil
+	if err == nil {
+		err = client.SetWriteDeadline(time.Now().Add(patience))
+	}
+	if err == nil {
+		err = wire.Send(client, frame, results...)
+	}
+	wire.CloseAll(results)
+	if err == nil && len(results) > 0 {
+		err = wire.Send(client, frame)
+	}
+	if err == nil {
+		reply, err = wire.DecodeReply(frame)
+	}
+	return reply, err == nil
 }
 
 // answer sends an error; it says whether the client has taken it.

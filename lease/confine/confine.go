@@ -61,20 +61,20 @@ func Capabilities() []int {
 // mask, descriptors. keep are the descriptors beyond 2 that stay open when a
 // program is run.
 func Start(keep ...int) error {
-	for _, limit := range []int{unix.RLIMIT_NPROC, unix.RLIMIT_FSIZE, unix.RLIMIT_AS, unix.RLIMIT_DATA, unix.RLIMIT_CPU, unix.RLIMIT_STACK} {
-		size := uint64(unix.RLIM_INFINITY)
-		if limit == unix.RLIMIT_STACK {
-			size = 8 << 20
+	for limit, size := range map[int]uint64{
+		unix.RLIMIT_NPROC: unix.RLIM_INFINITY, unix.RLIMIT_FSIZE: unix.RLIM_INFINITY, unix.RLIMIT_CPU: unix.RLIM_INFINITY,
+		unix.RLIMIT_AS: unix.RLIM_INFINITY, unix.RLIMIT_DATA: unix.RLIM_INFINITY, unix.RLIMIT_STACK: 8 << 20,
+		unix.RLIMIT_NOFILE: 16384, unix.RLIMIT_CORE: 0,
+	} {
+		var old unix.Rlimit
+		err := unix.Getrlimit(limit, &old)
+		if err == nil && unix.Setrlimit(limit, &unix.Rlimit{Cur: size, Max: size}) != nil {
+			// Without CAP_SYS_RESOURCE it goes no further than this.
+			err = unix.Setrlimit(limit, &unix.Rlimit{Cur: min(size, old.Max), Max: min(size, old.Max)})
 		}
-		if err := unix.Setrlimit(limit, &unix.Rlimit{Cur: size, Max: size}); err != nil {
-			return fmt.Errorf("set limits of this process: %w", err)
+		if err != nil {
+			return fmt.Errorf("set limit %d of this process: %w", limit, err)
 		}
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 16384, Max: 16384}); err != nil {
-		return fmt.Errorf("set the limit of open files: %w", err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("set the limit of core files: %w", err)
 	}
 	unix.Umask(0o077)
 	if err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -99,6 +99,16 @@ func Mounter(dir string, args []string) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("make the mounter's view of the system read-only: %w", err)
+	}
+	// Id maps are written to /proc; what rules the machine stays as it is.
+	for _, path := range []string{"/proc/sys", "/proc/sysrq-trigger"} {
+		if err := unix.Mount(path, path, "", unix.MS_BIND, ""); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("keep %s read-only: %w", path, err)
+		}
+	}
+	attr = unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &attr); err != nil {
+		return fmt.Errorf("make /proc writable: %w", err)
 	}
 	if err := memory(dir, 0); err != nil {
 		return err

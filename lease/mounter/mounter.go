@@ -94,11 +94,13 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 			value, fd, err = m.carryOut(l, r, files)
 		}
 		wire.CloseAll(files)
+		answer := reply(sequence, value, err).Encode()
 		if fd >= 0 {
-			err = wire.Send(channel, reply(sequence, value, nil).Encode(), fd)
+			err = wire.Send(channel, answer, fd)
 			unix.Close(fd)
+			err = errors.Join(err, wire.Send(channel, answer))
 		} else {
-			err = wire.Send(channel, reply(sequence, value, err).Encode())
+			err = wire.Send(channel, answer)
 		}
 		if _, last := r.(*wire.Close); last || err != nil {
 			return

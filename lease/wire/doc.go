@@ -19,6 +19,9 @@
 //	  |                              ← | reply 5, the partition's bytes
 //	  | request 6 CLOSE, or the end  → |
 //
+// A reply with a descriptor comes a second time without, when the helper has closed
+// it: a mount that was sent could not be unmounted before.
+//
 // Numbers are little endian:
 //
 //	request: version u8, verb u8, zero u16, sequence u32, body of the verb's size
