@@ -178,6 +178,12 @@ func (l *logBuffer) String() string {
 	return l.text.String()
 }
 
+// end are the last lines.
+func (l *logBuffer) end() string {
+	text := l.String()
+	return text[max(0, len(text)-500):]
+}
+
 // needRoot skips the test for those who cannot start the helper.
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -297,7 +303,7 @@ func (h *helper) stop() {
 	h.cmd.Wait()
 	h.cmd = nil
 	if h.t.Failed() {
-		h.t.Logf("the helper's log:\n%s", h.log)
+		h.t.Logf("the helper's log ends:\n%s", h.log.end())
 	}
 }
 
@@ -379,7 +385,7 @@ func (c *client) line() string {
 	line, err := c.out.ReadString('\n')
 	if err != nil {
 		c.cmd.Wait()
-		c.h.t.Fatalf("client %s: %v: %s%s\nhelper: %s", c.cmd.Env[1], err, line, c.errors, c.h.log)
+		c.h.t.Fatalf("client %s: %v: %s%s\nhelper: %s", c.cmd.Env[1], err, line, c.errors, c.h.log.end())
 	}
 	return strings.TrimSpace(line)
 }
@@ -393,7 +399,7 @@ func (c *client) end() string {
 	c.in.Close()
 	rest, _ := io.ReadAll(c.out)
 	if err := c.cmd.Wait(); err != nil {
-		c.h.t.Fatalf("client %s: %v: %s%s\nhelper: %s", c.cmd.Env[1], err, rest, c.errors, c.h.log)
+		c.h.t.Fatalf("client %s: %v: %s%s\nhelper: %s", c.cmd.Env[1], err, rest, c.errors, c.h.log.end())
 	}
 	return string(rest)
 }

@@ -56,14 +56,20 @@ type MountOptions struct {
 	Subvolume string
 }
 
-// Dial connects to the helper. The caller closes the connection, which ends the lease.
+// Dial connects to the helper, who may refuse the caller. The caller closes the
+// connection, which ends the lease.
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to ossify-loop: %w", err)
 	}
-	return &Conn{conn: c.(*net.UnixConn)}, nil
+	conn := &Conn{conn: c.(*net.UnixConn)}
+	if _, _, err := conn.receive(ctx, 0, false); err != nil {
+		conn.conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // Close ends the lease. Mounts and descriptors that came from it stay usable, and
@@ -177,27 +183,35 @@ func (c *Conn) Status(ctx context.Context) (*os.File, error) {
 func (c *Conn) do(ctx context.Context, r wire.Request, wantFile bool, files ...int) (uint64, *os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.sequence++
+	if err := wire.Send(c.conn, wire.Encode(c.sequence, r), files...); err != nil {
+		return 0, nil, fmt.Errorf("ask ossify-loop: %w", err)
+	}
+	return c.receive(ctx, c.sequence, wantFile)
+}
+
+// receive receives the reply to a request.
+func (c *Conn) receive(ctx context.Context, sequence uint32, wantFile bool) (uint64, *os.File, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	c.sequence++
-	sendErr := wire.Send(c.conn, wire.Encode(c.sequence, r), files...)
-	// A refused client finds the reason where the reply would be.
 	frame, received, err := wire.Receive(c.conn)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask ossify-loop: %w", errors.Join(ctx.Err(), sendErr, err))
+		return 0, nil, fmt.Errorf("ask ossify-loop: %w", errors.Join(ctx.Err(), err))
 	}
 	reply, err := wire.DecodeReply(frame)
 	switch {
 	case err != nil:
-	case reply.Errno != 0 && (reply.Sequence == c.sequence || reply.Sequence == 0):
-		err = reply.Err()
-	case reply.Sequence != c.sequence || wantFile != (len(received) == 1) || len(received) > 1:
+	case reply.Sequence != sequence:
 		err = wire.Errorf(syscall.EPROTO, "ossify-loop has answered something else than was asked")
+	case reply.Errno != 0:
+		err = reply.Err()
+	case wantFile != (len(received) == 1) || len(received) > 1:
+		err = wire.Errorf(syscall.EPROTO, "ossify-loop has sent %d descriptors", len(received))
 	case wantFile:
-		if _, _, err = wire.Receive(c.conn); err != nil {
-			break
+		if _, _, err = wire.Receive(c.conn); err == nil {
+			return reply.Value, os.NewFile(uintptr(received[0]), "ossify-loop"), nil
 		}
-		return reply.Value, os.NewFile(uintptr(received[0]), "ossify-loop"), nil
+		err = fmt.Errorf("ask ossify-loop: %w", err)
 	}
 	wire.CloseAll(received)
 	return reply.Value, nil, err

@@ -71,11 +71,12 @@ func (b *Broker) serve(client *net.UnixConn) {
 	}
 	defer release()
 	channel, err := b.open(client)
-	if err != nil {
-		answer(client, 0, err)
+	if err == nil {
+		defer channel.Close()
+	}
+	if !answer(client, 0, err) || err != nil {
 		return
 	}
-	defer channel.Close()
 	if err := client.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return
 	}
@@ -203,9 +204,8 @@ func forward(client, channel *net.UnixConn, request []byte, files []int) (reply 
 	return reply, err == nil
 }
 
-// answer sends an error; it says whether the client has taken it.
+// answer sends the broker's own reply; it says whether the client has taken it.
 func answer(client *net.UnixConn, sequence uint32, err error) bool {
-	reply := wire.Reply{Sequence: sequence, Errno: unix.EIO, Text: err.Error()}
-	errors.As(err, &reply.Errno)
+	reply := wire.ReplyTo(sequence, 0, err)
 	return client.SetWriteDeadline(time.Now().Add(patience)) == nil && wire.Send(client, reply.Encode()) == nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -77,7 +78,7 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 	defer channel.Close()
 	c, err := m.authenticate(client)
 	unix.Close(client)
-	if sendErr := wire.Send(channel, reply(0, 0, err).Encode()); err != nil || sendErr != nil {
+	if sendErr := wire.Send(channel, wire.ReplyTo(0, 0, err).Encode()); err != nil || sendErr != nil {
 		m.logf("lease refused: %v", errors.Join(err, sendErr))
 		return
 	}
@@ -94,7 +95,7 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 			value, fd, err = m.carryOut(l, r, files)
 		}
 		wire.CloseAll(files)
-		answer := reply(sequence, value, err).Encode()
+		answer := wire.ReplyTo(sequence, value, err).Encode()
 		if fd >= 0 {
 			err = wire.Send(channel, answer, fd)
 			unix.Close(fd)
@@ -106,16 +107,6 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 			return
 		}
 	}
-}
-
-// reply makes the reply of a request's outcome.
-func reply(sequence uint32, value uint64, err error) wire.Reply {
-	r := wire.Reply{Sequence: sequence, Value: value}
-	if err != nil {
-		r.Errno, r.Text = unix.EIO, err.Error()
-		errors.As(err, &r.Errno)
-	}
-	return r
 }
 
 // carryOut carries a request out. It returns the reply's value, and its descriptor or
@@ -142,13 +133,13 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 		fd, err = m.mount(l, r)
 		return 0, fd, err
 	case *wire.Label:
-		p, err := l.find(r.Index, true)
-		if err != nil {
-			return 0, -1, err
-		}
 		m.labelling.Lock()
 		defer m.labelling.Unlock()
 		list, err := readSealed(files[0])
+		if err != nil {
+			return 0, -1, err
+		}
+		p, err := l.find(r.Index, true)
 		if err == nil {
 			err = p.label(list)
 		}
@@ -211,19 +202,14 @@ func (m *Mounter) drop(l *lease) {
 	m.mu.Unlock()
 	wait := pause
 	for _, p := range l.partitions {
-		for ; !p.unused(); wait = min(2*wait, time.Second) {
+		for ; !p.unused(); wait = min(2*wait, 20*pause) {
 			time.Sleep(wait)
 		}
 		p.file.Close()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for i, other := range m.leases {
-		if other == l {
-			m.leases = append(m.leases[:i], m.leases[i+1:]...)
-			break
-		}
-	}
+	m.leases = slices.DeleteFunc(m.leases, func(other *lease) bool { return other == l })
 	m.logf("lease %d dropped: user %s (%d), after %s", l.number, l.name, l.uid, time.Since(l.begun).Round(time.Millisecond))
 }
 

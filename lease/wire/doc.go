@@ -5,7 +5,8 @@
 // in order:
 //
 //	client                           helper
-//	  |                                | who is it? if nobody: reply to 0, end
+//	  |                                | who is it? if nobody, the end
+//	  |                              ← | reply 0
 //	  | request 1 CREATE             → |
 //	  |                              ← | reply 1
 //	  | request 2 PARTITION          → |

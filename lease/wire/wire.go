@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"syscall"
 	"unicode/utf8"
@@ -231,6 +232,16 @@ type Reply struct {
 	Errno    syscall.Errno
 	Value    uint64
 	Text     string
+}
+
+// ReplyTo makes the reply of a request's outcome.
+func ReplyTo(sequence uint32, value uint64, err error) Reply {
+	r := Reply{Sequence: sequence, Value: value}
+	if err != nil {
+		r.Errno, r.Text = syscall.EIO, err.Error()
+		errors.As(err, &r.Errno)
+	}
+	return r
 }
 
 // Encode returns the reply's frame. Text that is too long is cut.
