@@ -8,7 +8,7 @@ SAMPLE  ?= samples/debian-minimal.toml
 
 export CGO_ENABLED = 1
 
-.PHONY: all build program run test lint bench compare install install-osbuild-alias setup clean
+.PHONY: all build program run test lint bench compare install install-osbuild-alias install-helper setup clean
 all: build
 
 setup:
@@ -55,6 +55,28 @@ install:
 # Programs that start osbuild then start ossify, which answers in its place.
 install-osbuild-alias: install
 	ln -sf ossify $(DESTDIR)$(PREFIX)/bin/osbuild
+
+build/ossify-loop: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ ./cmd/ossify-loop
+FORCE:
+
+# The privileged helper: docs/helper.md. Users get it with
+# usermod --append --groups ossify USER.
+install-helper: build/ossify-loop
+	install -D -m 755 build/ossify-loop $(DESTDIR)$(PREFIX)/libexec/ossify-loop
+	install -d $(DESTDIR)$(PREFIX)/sbin
+	ln -sf ../libexec/ossify-loop $(DESTDIR)$(PREFIX)/sbin/ossify-loop
+	test -n "$(DESTDIR)" || getent group ossify >/dev/null || groupadd --system ossify
+	if test -n "$(DESTDIR)" || test -d /run/systemd/system; then \
+		install -D -m 644 contrib/ossify-loop.socket $(DESTDIR)/etc/systemd/system/ossify-loop.socket; \
+		install -d $(DESTDIR)/etc/systemd/system; \
+		sed 's|@PREFIX@|$(PREFIX)|' contrib/ossify-loop.service >$(DESTDIR)/etc/systemd/system/ossify-loop.service; \
+	fi
+	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
+		systemctl daemon-reload && systemctl enable --now ossify-loop.socket; \
+	elif test -z "$(DESTDIR)"; then \
+		echo "no systemd here; start it with: sudo mkdir -p /run/ossify-loop && sudo $(PREFIX)/sbin/ossify-loop --listen /run/ossify-loop/socket"; \
+	fi
 
 clean:
 	rm -rf build

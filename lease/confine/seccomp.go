@@ -113,7 +113,7 @@ func mounterRules() []rule {
 func brokerRules() []rule {
 	const thread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 	rules := []rule{
-		{number: unix.SYS_CLONE, result: deny(unix.EPERM), values: []uint32{thread}},
+		{number: unix.SYS_CLONE, result: deny(unix.EPERM), values: []uint32{thread, thread | unix.CLONE_SETTLS}},
 		{number: unix.SYS_SOCKETPAIR, result: deny(unix.EAFNOSUPPORT), values: []uint32{unix.AF_UNIX}},
 	}
 	for _, number := range []uint32{
