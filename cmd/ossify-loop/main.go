@@ -136,9 +136,10 @@ func start(o options) error {
 	runtime.LockOSThread() // the broker ends with the thread that starts it
 	listener := inherited
 	if listener == nil {
-		if listener, err = listen(o); err != nil {
-			return err
-		}
+		listener, err = listen(o)
+	}
+	if err != nil {
+		return err
 	}
 	staging, err := openStaging(o.staging)
 	if err != nil {
@@ -237,10 +238,7 @@ func openStaging(dir string) (int, error) {
 		return -1, fmt.Errorf("the staging directory %s is not a directory that only root can enter; correct it with: sudo chown root: %s && sudo chmod 700 %s", dir, dir, dir)
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return -1, fmt.Errorf("open the staging directory: %w", err)
-	}
-	return fd, nil
+	return fd, wire.In("open the staging directory", err)
 }
 
 // serveBroker is the broker, from where it has no rights anymore.
@@ -250,15 +248,12 @@ func serveBroker(o options) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	listener, ok := l.(*net.UnixListener)
-	if !ok {
-		return errors.New("descriptor 3 is no unix socket")
-	}
 	control, err := wire.FileConn(brokerFD)
-	if err != nil {
-		return fmt.Errorf("talk to the mounter: %w", err)
+	if err == nil {
+		err = confine.FilterBroker()
 	}
-	if err := confine.FilterBroker(); err != nil {
-		return err
+	if err != nil || !ok {
+		return fmt.Errorf("start the broker: %v", err)
 	}
 	b := broker.Broker{Mounter: control, PerUser: o.leases + 16}
 	return b.Serve(listener)
@@ -271,18 +266,16 @@ func serveMounter(o options) error {
 		return err
 	}
 	control, err := wire.FileConn(mounterFD)
-	if err != nil {
-		return fmt.Errorf("talk to the broker: %w", err)
+	if err == nil {
+		err = confine.FilterMounter()
 	}
-	if err := confine.FilterMounter(); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("start the mounter: %w", err)
 	}
 	m := mounter.Mounter{Staging: stagingFD, Quota: o.quota, Leases: o.leases, Group: o.group, Etc: o.etc, Log: os.Stderr}
-	end := make(chan os.Signal, 1)
-	signal.Notify(end, unix.SIGTERM, unix.SIGINT)
-	go func() {
-		<-end
-		os.Exit(0)
-	}()
+	// On a signal it ends, as it ends when it is killed.
+	end, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	context.AfterFunc(end, func() { os.Exit(0) })
 	return m.Serve(control)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -32,30 +31,30 @@ type Broker struct {
 	PerUser int
 
 	mu    sync.Mutex
-	users map[uint32]int // connections by user id
-	all   int
+	users map[uint64]int // connections by user id
 }
 
 // Serve accepts connections until the listener fails or the mounter is gone.
 func (b *Broker) Serve(listener *net.UnixListener) error {
-	b.users = map[uint32]int{}
+	b.users = map[uint64]int{}
 	gone := make(chan error, 2)
 	go func() {
 		_, _, err := wire.Receive(b.Mounter) // says nothing here
 		gone <- fmt.Errorf("the mounter has ended: %w", err)
 	}()
 	go func() {
-		for {
+		for free := make(chan struct{}, connections); ; {
+			free <- struct{}{}
 			client, err := listener.AcceptUnix()
-			switch {
-			case err == nil:
-				go b.serve(client)
-			case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ECONNABORTED):
-				time.Sleep(100 * time.Millisecond)
-			default:
+			if err != nil {
 				gone <- fmt.Errorf("accept connections: %w", err)
 				return
 			}
+			go func() {
+				b.serve(client)
+				client.Close()
+				<-free
+			}()
 		}
 	}()
 	return <-gone
@@ -63,21 +62,15 @@ func (b *Broker) Serve(listener *net.UnixListener) error {
 
 // serve serves a connection to its end.
 func (b *Broker) serve(client *net.UnixConn) {
-	defer client.Close()
-	release, err := b.admit(client)
-	if err != nil {
-		answer(client, 0, err)
-		return
-	}
-	defer release()
-	channel, err := b.open(client)
+	channel, uid, err := b.open(client)
 	if err == nil {
 		defer channel.Close()
+		if b.count(uid, 1) > b.PerUser {
+			err = wire.Errorf(syscall.EUSERS, "you have %d connections already", b.PerUser)
+		}
+		defer b.count(uid, -1)
 	}
-	if !answer(client, 0, err) || err != nil {
-		return
-	}
-	if err := client.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if !answer(client, 0, err) || err != nil || client.SetReadDeadline(time.Now().Add(patience)) != nil {
 		return
 	}
 	for {
@@ -90,66 +83,44 @@ func (b *Broker) serve(client *net.UnixConn) {
 		if err == nil {
 			err = decodeErr
 		}
-		if err != nil {
-			wire.CloseAll(files)
-			if !answer(client, sequence, err) {
-				return
-			}
-			continue
+		ok, create := false, false
+		if err == nil {
+			var reply wire.Reply
+			reply, ok = forward(client, channel, wire.Encode(sequence, r), files)
+			_, create = r.(*wire.Create)
+			create = create && reply.Errno == 0
+		} else {
+			ok = answer(client, sequence, err)
 		}
-		reply, ok := forward(client, channel, wire.Encode(sequence, r), files)
-		if !ok {
+		wire.CloseAll(files)
+		// Who has a lease may be silent.
+		if !ok || create && client.SetReadDeadline(time.Time{}) != nil {
 			return
-		}
-		if _, is := r.(*wire.Create); is && reply.Errno == 0 {
-			if err := client.SetReadDeadline(time.Time{}); err != nil {
-				return
-			}
 		}
 	}
 }
 
-// admit counts the connection of a user.
-func (b *Broker) admit(client *net.UnixConn) (release func(), err error) {
-	raw, err := client.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	if err := errors.Join(raw.Control(func(fd uintptr) {
-		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}), peerErr); err != nil {
-		return nil, err
-	}
+// count adds to the connections of a user.
+func (b *Broker) count(uid uint64, n int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all >= connections || b.users[peer.Uid] >= b.PerUser {
-		fmt.Fprintf(os.Stderr, "ossify-loop: lease refused: user id %d has %d of %d connections\n", peer.Uid, b.users[peer.Uid], b.all)
-		return nil, wire.Errorf(syscall.EUSERS, "there are too many connections: you have %d of %d", b.users[peer.Uid], b.all)
+	b.users[uid] += n
+	if b.users[uid] == 0 {
+		delete(b.users, uid)
 	}
-	b.all++
-	b.users[peer.Uid]++
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.all--
-		if b.users[peer.Uid]--; b.users[peer.Uid] == 0 {
-			delete(b.users, peer.Uid)
-		}
-	}, nil
+	return b.users[uid]
 }
 
 // open gives the client's connection to the mounter, who looks at who it is, and
 // returns the channel for its requests. It fails if the client is nobody.
-func (b *Broker) open(client *net.UnixConn) (channel *net.UnixConn, err error) {
+func (b *Broker) open(client *net.UnixConn) (channel *net.UnixConn, uid uint64, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer unix.Close(pair[1])
 	if channel, err = wire.FileConn(pair[0]); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	raw, err := client.SyscallConn()
 	if err == nil {
@@ -157,55 +128,53 @@ func (b *Broker) open(client *net.UnixConn) (channel *net.UnixConn, err error) {
 		err = raw.Control(func(fd uintptr) { sendErr = wire.Send(b.Mounter, []byte{0}, int(fd), pair[1]) })
 		err = errors.Join(err, sendErr)
 	}
+	var reply wire.Reply
 	if err == nil {
-		var frame []byte
-		var reply wire.Reply
-		if frame, _, err = wire.Receive(channel); err == nil {
-			reply, err = wire.DecodeReply(frame)
-		}
-		if err == nil {
-			err = reply.Err()
-		}
+		reply, _, _, err = receive(channel)
 	}
-	if err != nil {
+	if err = errors.Join(err, reply.Err()); err != nil {
 		channel.Close()
-		return nil, err
 	}
-	return channel, nil
+	return channel, reply.Value, err
+}
+
+// receive receives a reply, and its descriptors when the mounter has closed them.
+func receive(channel *net.UnixConn) (reply wire.Reply, frame []byte, files []int, err error) {
+	frame, files, err = wire.Receive(channel)
+	if err == nil && len(files) > 0 {
+		_, _, err = wire.Receive(channel)
+	}
+	if err == nil {
+		reply, err = wire.DecodeReply(frame)
+	}
+	return reply, frame, files, err
 }
 
 // forward gives a request to the mounter and its reply to the client.
 func forward(client, channel *net.UnixConn, request []byte, files []int) (reply wire.Reply, ok bool) {
-	err := wire.Send(channel, request, files...)
-	wire.CloseAll(files)
-	if err != nil {
+	if wire.Send(channel, request, files...) != nil {
 		return reply, false
 	}
-	frame, results, err := wire.Receive(channel)
-	if err != nil {
-		return reply, false
-	}
-	if len(results) > 0 {
-		_, _, err = wire.Receive(channel) // the mounter has closed them
-	}
+	reply, frame, results, err := receive(channel)
 	if err == nil {
-		err = client.SetWriteDeadline(time.Now().Add(patience))
-	}
-	if err == nil {
-		err = wire.Send(client, frame, results...)
+		err = send(client, frame, results...)
 	}
 	wire.CloseAll(results)
 	if err == nil && len(results) > 0 {
-		err = wire.Send(client, frame)
-	}
-	if err == nil {
-		reply, err = wire.DecodeReply(frame)
+		err = send(client, frame)
 	}
 	return reply, err == nil
 }
 
 // answer sends the broker's own reply; it says whether the client has taken it.
 func answer(client *net.UnixConn, sequence uint32, err error) bool {
-	reply := wire.ReplyTo(sequence, 0, err)
-	return client.SetWriteDeadline(time.Now().Add(patience)) == nil && wire.Send(client, reply.Encode()) == nil
+	return send(client, wire.ReplyTo(sequence, 0, err).Encode()) == nil
+}
+
+// send sends a frame to a client, who may not take their time.
+func send(client *net.UnixConn, frame []byte, files ...int) error {
+	if err := client.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	return wire.Send(client, frame, files...)
 }

@@ -19,10 +19,7 @@ func readSealed(fd int) ([]byte, error) {
 		return nil, wire.Errorf(syscall.EINVAL, "the list of labels is in no sealed memfd")
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("look at the list of labels: %w", err)
-	}
-	if st.Size > wire.MaxLabels {
+	if err := unix.Fstat(fd, &st); err != nil || st.Size > wire.MaxLabels {
 		return nil, wire.Errorf(syscall.EINVAL, "a list of labels has at most %d bytes, not %d", wire.MaxLabels, st.Size)
 	}
 	data := make([]byte, st.Size)
@@ -65,10 +62,7 @@ func (p *partition) label(list []byte) error {
 			}
 		}
 	}
-	if err := unix.Syncfs(root); err != nil {
-		return fmt.Errorf("write out labels: %w", err)
-	}
-	return nil
+	return wire.In("write out labels", unix.Syncfs(root))
 }
 
 // at opens the path of an entry, whatever is there, and does not leave the filesystem.
@@ -97,12 +91,10 @@ func storeXattrs(path int, e wire.Entry) error {
 			return fmt.Errorf("store the SELinux context: %w", err)
 		}
 	}
-	if e.Capability != "" {
-		if err := unix.Setxattr(name, "security.capability", []byte(e.Capability), 0); err != nil {
-			return fmt.Errorf("store capabilities: %w", err)
-		}
+	if e.Capability == "" {
+		return nil
 	}
-	return nil
+	return wire.In("store capabilities", unix.Setxattr(name, "security.capability", []byte(e.Capability), 0))
 }
 
 func storeFlags(path int, e wire.Entry) error {
@@ -125,8 +117,5 @@ func storeFlags(path int, e wire.Entry) error {
 	if err == nil && flags|uint32(e.Flags) != flags {
 		err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|uint32(e.Flags)))
 	}
-	if err != nil {
-		return fmt.Errorf("set inode flags: %w", err)
-	}
-	return nil
+	return wire.In("set inode flags", err)
 }

@@ -1,7 +1,6 @@
 package mounter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,14 +26,9 @@ func (p *partition) mkfs(r *wire.Mkfs) (err error) {
 	if p.mounted(grace) {
 		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
 	}
-	path := ""
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-		if _, err := os.Stat(dir + "mkfs." + r.Type.String()); err == nil && path == "" {
-			path = dir + "mkfs." + r.Type.String()
-		}
-	}
-	if path == "" {
-		return wire.Errorf(syscall.ENOENT, "mkfs.%s is not installed on this machine", r.Type)
+	path := "/usr/sbin/mkfs." + r.Type.String()
+	if _, err := os.Stat(path); err != nil {
+		path = strings.TrimPrefix(path, "/usr")
 	}
 	p.kind = 0
 	if err := unix.Fchown(p.fd(), confine.MkfsID, confine.MkfsID); err != nil {
@@ -111,35 +105,21 @@ func run(file *os.File, path string, args []string) error {
 	defer runtime.UnlockOSThread()
 	ctx, cancel := context.WithTimeout(context.Background(), mkfsLimit)
 	defer cancel()
-	output := limited{left: 2048}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", time.Second
-	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: confine.MkfsID, Gid: confine.MkfsID},
 		Setsid:     true, Pdeathsig: syscall.SIGKILL,
 	}
-	err := cmd.Run()
+	output, err := cmd.CombinedOutput()
 	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return wire.Errorf(syscall.ENOENT, "%s is not installed on this machine", path)
 	case ctx.Err() != nil:
 		return wire.Errorf(syscall.ETIMEDOUT, "%s has not ended in %s", path, mkfsLimit)
 	case err != nil:
-		return wire.Errorf(syscall.EIO, "%s: %v: %s", path, err, strings.ToValidUTF8(strings.TrimSpace(output.text.String()), "?"))
+		return wire.Errorf(syscall.EIO, "%s: %v: %s", path, err, strings.ToValidUTF8(strings.TrimSpace(string(output)), "?"))
 	}
 	return nil
-}
-
-// limited is a writer that forgets what is too much.
-type limited struct {
-	text bytes.Buffer
-	left int
-}
-
-// Write implements io.Writer.
-func (l *limited) Write(p []byte) (int, error) {
-	n := min(len(p), l.left)
-	l.text.Write(p[:n])
-	l.left -= n
-	return len(p), nil
 }

@@ -78,7 +78,11 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 	defer channel.Close()
 	c, err := m.authenticate(client)
 	unix.Close(client)
-	if sendErr := wire.Send(channel, wire.ReplyTo(0, 0, err).Encode()); err != nil || sendErr != nil {
+	uid := uint64(0)
+	if err == nil {
+		uid = uint64(c.uid)
+	}
+	if sendErr := wire.Send(channel, wire.ReplyTo(0, uid, err).Encode()); err != nil || sendErr != nil {
 		m.logf("lease refused: %v", errors.Join(err, sendErr))
 		return
 	}
@@ -112,65 +116,61 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 // carryOut carries a request out. It returns the reply's value, and its descriptor or
 // -1.
 func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64, fd int, err error) {
+	fd = -1
+	var p *partition
 	switch r := r.(type) {
 	case *wire.Create:
-		return 0, -1, m.create(l, r.Size)
+		err = m.create(l, r.Size)
 	case *wire.Status:
 		fd, err = m.status(l.caller)
-		return 0, fd, err
-	case *wire.Close:
-		return 0, -1, nil
 	case *wire.Partition:
 		value, err = m.partition(l, r)
-		return value, -1, err
 	case *wire.Mkfs:
-		p, err := l.find(r.Index, false)
-		if err == nil {
+		if p, err = l.find(r.Index, true, false); err == nil {
 			err = p.mkfs(r)
 		}
-		return 0, -1, err
 	case *wire.Mount:
-		fd, err = m.mount(l, r)
-		return 0, fd, err
+		if p, err = l.find(r.Index, true, true); err == nil {
+			fd, err = m.mount(l, p, r)
+		}
 	case *wire.Label:
 		m.labelling.Lock()
 		defer m.labelling.Unlock()
-		list, err := readSealed(files[0])
-		if err != nil {
-			return 0, -1, err
+		var list []byte
+		if list, err = readSealed(files[0]); err == nil {
+			p, err = l.find(r.Index, true, true)
 		}
-		p, err := l.find(r.Index, true)
 		if err == nil {
 			err = p.label(list)
 		}
-		return 0, -1, err
 	case *wire.Sync:
-		p, err := l.get(r.Index)
-		if err == nil {
+		if p, err = l.find(r.Index, false, false); err == nil {
 			err = p.sync()
 		}
-		return 0, -1, err
 	case *wire.Export:
-		p, err := l.get(r.Index)
-		if err != nil {
-			return 0, -1, err
+		if p, err = l.find(r.Index, false, false); err == nil {
+			value = p.size
+			fd, err = p.export()
 		}
-		fd, err = p.export()
-		return p.size, fd, err
 	}
-	return 0, -1, wire.Errorf(syscall.EINVAL, "there is no such verb")
+	return value, fd, err
+}
+
+// usage is what a user's leases add up to.
+func (m *Mounter) usage(uid uint32) (bytes uint64, count int) {
+	for _, l := range m.leases {
+		if l.uid == uid {
+			bytes, count = bytes+l.size, count+1
+		}
+	}
+	return bytes, count
 }
 
 // create counts a lease's bytes.
 func (m *Mounter) create(l *lease, size uint64) (err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	bytes, count := uint64(0), 0
-	for _, other := range m.leases {
-		if other.uid == l.uid {
-			bytes, count = bytes+other.size, count+1
-		}
-	}
+	bytes, count := m.usage(l.uid)
 	switch {
 	case l.number != 0:
 		return wire.Errorf(syscall.EEXIST, "this connection has a lease already")
@@ -215,13 +215,12 @@ func (m *Mounter) drop(l *lease) {
 
 // partition makes a partition of what is left of the lease.
 func (m *Mounter) partition(l *lease, r *wire.Partition) (index uint64, err error) {
-	if l.number == 0 {
+	switch {
+	case l.number == 0:
 		return 0, wire.Errorf(syscall.EINVAL, "this connection has no lease yet")
-	}
-	if len(l.partitions) >= maxPartitions {
+	case len(l.partitions) >= maxPartitions:
 		return 0, wire.Errorf(syscall.EDQUOT, "a lease has at most %d partitions", maxPartitions)
-	}
-	if r.Size > l.size-l.used {
+	case r.Size > l.size-l.used:
 		return 0, wire.Errorf(syscall.ENOSPC, "the lease has %d bytes left, not %d", l.size-l.used, r.Size)
 	}
 	p, err := newPartition(m.Staging, r.Size, r.SectorSize)
@@ -230,27 +229,20 @@ func (m *Mounter) partition(l *lease, r *wire.Partition) (index uint64, err erro
 	}
 	l.partitions = append(l.partitions, p)
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	l.used += r.Size
-	m.mu.Unlock()
 	return uint64(len(l.partitions) - 1), nil
 }
 
-// get returns a partition.
-func (l *lease) get(index uint8) (*partition, error) {
+// find returns a partition, which, if change, was not exported, and has a filesystem
+// if it must have one.
+func (l *lease) find(index uint8, change, filesystem bool) (*partition, error) {
 	if int(index) >= len(l.partitions) {
 		return nil, wire.Errorf(syscall.EINVAL, "the lease has no partition %d, only %d of them", index, len(l.partitions))
 	}
-	return l.partitions[index], nil
-}
-
-// find returns a partition that can still be changed, with a filesystem if it must
-// have one.
-func (l *lease) find(index uint8, filesystem bool) (*partition, error) {
-	p, err := l.get(index)
+	p := l.partitions[index]
 	switch {
-	case err != nil:
-		return nil, err
-	case p.exported:
+	case change && p.exported:
 		return nil, wire.Errorf(syscall.EPERM, "the partition was exported: its bytes are final")
 	case filesystem && p.kind == 0:
 		return nil, wire.Errorf(syscall.EPERM, "the partition has no filesystem that ossify-loop has made, so it is not mounted")
@@ -259,11 +251,7 @@ func (l *lease) find(index uint8, filesystem bool) (*partition, error) {
 }
 
 // mount mounts a partition for the client.
-func (m *Mounter) mount(l *lease, r *wire.Mount) (fd int, err error) {
-	p, err := l.find(r.Index, true)
-	if err != nil {
-		return -1, err
-	}
+func (m *Mounter) mount(l *lease, p *partition, r *wire.Mount) (fd int, err error) {
 	uids, gids := ranges(r.UIDs), ranges(r.GIDs)
 	if err := checkRanges("user", uids, l.uids); err != nil {
 		return -1, err

@@ -47,31 +47,29 @@ func newPartition(staging int, size uint64, sector uint32) (*partition, error) {
 		return nil, fmt.Errorf("make a file in the staging directory: %w", err)
 	}
 	p := &partition{file: os.NewFile(uintptr(fd), "partition"), size: size, sector: sector}
-	if err := p.allocate(); err != nil {
+	if err = unix.Fstat(fd, &p.inode); err == nil {
+		err = p.allocate()
+	}
+	if err != nil {
 		p.file.Close()
 		return nil, err
-	}
-	if err := unix.Fstat(fd, &p.inode); err != nil {
-		p.file.Close()
-		return nil, fmt.Errorf("look at the partition's file: %w", err)
 	}
 	return p, nil
 }
 
 // allocate fills the file's holes.
 func (p *partition) allocate() error {
-	for {
-		err := unix.Fallocate(p.fd(), 0, 0, int64(p.size))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ENOSPC):
-			return wire.Errorf(syscall.ENOSPC, "the disk with the helper's staging directory has not got %d bytes left", p.size)
-		case err != nil:
-			return fmt.Errorf("allocate %d bytes in the staging directory: %w", p.size, err)
-		default:
-			return nil
-		}
+	err := unix.EINTR
+	for err == unix.EINTR {
+		err, _ = unix.Fallocate(p.fd(), 0, 0, int64(p.size)).(unix.Errno)
 	}
+	switch err {
+	case 0:
+		return nil
+	case unix.ENOSPC:
+		return wire.Errorf(syscall.ENOSPC, "the disk with the helper's staging directory has not got %d bytes left", p.size)
+	}
+	return fmt.Errorf("allocate %d bytes in the staging directory: %w", p.size, err)
 }
 
 func (p *partition) fd() int { return int(p.file.Fd()) }
@@ -190,10 +188,7 @@ func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
 		attr |= unix.MOUNT_ATTR_RDONLY
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
-	if err != nil {
-		return -1, fmt.Errorf("mount %s: %w", p.kind, err)
-	}
-	return mnt, nil
+	return mnt, wire.In("mount "+p.kind.String(), err)
 }
 
 // messages are what the kernel has to say about a mount that failed.
@@ -241,10 +236,7 @@ func (p *partition) sync() error {
 			return fmt.Errorf("write out the filesystem: %w", err)
 		}
 	}
-	if err := p.file.Sync(); err != nil {
-		return fmt.Errorf("write out the partition: %w", err)
-	}
-	return nil
+	return wire.In("write out the partition", p.file.Sync())
 }
 
 // export opens the file for reading.

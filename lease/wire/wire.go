@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"syscall"
 	"unicode/utf8"
 )
@@ -37,9 +39,16 @@ func Errorf(errno syscall.Errno, format string, args ...any) *Error {
 	return &Error{errno, fmt.Sprintf(format, args...)}
 }
 
+// In says what an error, if there is one, happened in.
+func In(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // Request is the body of a request: a pointer to one of the structs below.
 type Request interface {
-	verb() uint8
 	// check returns an *Error if the values make no sense for anybody.
 	check() error
 }
@@ -142,16 +151,6 @@ const (
 	MetadataDup
 )
 
-func (*Create) verb() uint8    { return 1 }
-func (*Partition) verb() uint8 { return 2 }
-func (*Mkfs) verb() uint8      { return 3 }
-func (*Mount) verb() uint8     { return 4 }
-func (*Label) verb() uint8     { return 5 }
-func (*Sync) verb() uint8      { return 6 }
-func (*Export) verb() uint8    { return 7 }
-func (*Close) verb() uint8     { return 8 }
-func (*Status) verb() uint8    { return 9 }
-
 // An index is checked by who knows the partitions.
 func (*Label) check() error  { return nil }
 func (*Sync) check() error   { return nil }
@@ -159,23 +158,17 @@ func (*Export) check() error { return nil }
 func (*Close) check() error  { return nil }
 func (*Status) check() error { return nil }
 
+// requests are empty ones, in the order of their verbs' numbers, from 1.
+func requests() []Request {
+	return []Request{&Create{}, &Partition{}, &Mkfs{}, &Mount{}, &Label{}, &Sync{}, &Export{}, &Close{}, &Status{}}
+}
+
 // filesOf is the number of descriptors that belong to a request.
 func filesOf(r Request) int {
 	if _, ok := r.(*Label); ok {
 		return 1
 	}
 	return 0
-}
-
-// empty returns the request of a verb, nil if there is no such verb.
-func empty(verb uint8) Request {
-	all := []Request{&Create{}, &Partition{}, &Mkfs{}, &Mount{}, &Label{}, &Sync{}, &Export{}, &Close{}, &Status{}}
-	for _, r := range all {
-		if r.verb() == verb {
-			return r
-		}
-	}
-	return nil
 }
 
 type requestHeader struct {
@@ -194,7 +187,8 @@ type replyHeader struct {
 
 // Encode returns the frame of a request.
 func Encode(sequence uint32, r Request) []byte {
-	return pack(requestHeader{Version, r.verb(), 0, sequence}, r)
+	verb := 1 + slices.IndexFunc(requests(), func(o Request) bool { return reflect.TypeOf(o) == reflect.TypeOf(r) })
+	return pack(requestHeader{Version, uint8(verb), 0, sequence}, r)
 }
 
 // Decode reads the frame of a request that came with so many descriptors. The
@@ -205,25 +199,25 @@ func Decode(frame []byte, files int) (sequence uint32, r Request, err error) {
 	if err != nil {
 		return 0, nil, Errorf(syscall.EINVAL, "a frame of %d bytes is no request", len(frame))
 	}
-	if h.Version != Version || h.Zero != 0 {
+	verbs := requests()
+	switch {
+	case h.Version != Version || h.Zero != 0:
 		return h.Sequence, nil, Errorf(syscall.EINVAL, "version %d of the protocol is not spoken here, only %d: install the same versions of ossify and ossify-loop", h.Version, Version)
-	}
-	if r = empty(h.Verb); r == nil {
+	case h.Verb == 0 || int(h.Verb) > len(verbs):
 		return h.Sequence, nil, Errorf(syscall.EINVAL, "there is no verb %d", h.Verb)
 	}
-	if size := binary.Size(r); len(frame)-n != size {
-		return h.Sequence, nil, Errorf(syscall.EINVAL, "verb %d has a body of %d bytes, not of %d", h.Verb, size, len(frame)-n)
+	r = verbs[h.Verb-1]
+	switch size := binary.Size(r); {
+	case len(frame)-n != size:
+		err = Errorf(syscall.EINVAL, "verb %d has a body of %d bytes, not of %d", h.Verb, size, len(frame)-n)
+	case files != filesOf(r):
+		err = Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", h.Verb, filesOf(r), files)
+	default:
+		if _, err = binary.Decode(frame[n:], binary.LittleEndian, r); err == nil {
+			err = r.check()
+		}
 	}
-	if files != filesOf(r) {
-		return h.Sequence, nil, Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", h.Verb, filesOf(r), files)
-	}
-	if _, err := binary.Decode(frame[n:], binary.LittleEndian, r); err != nil {
-		return h.Sequence, nil, Errorf(syscall.EINVAL, "verb %d: %v", h.Verb, err)
-	}
-	if err := r.check(); err != nil {
-		return h.Sequence, nil, err
-	}
-	return h.Sequence, r, nil
+	return h.Sequence, r, err
 }
 
 // Reply is the answer to a request.

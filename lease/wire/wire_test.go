@@ -179,10 +179,8 @@ func TestLabels(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for verb := range uint8(11) {
-		if r := empty(verb); r != nil {
-			f.Add(Encode(5, r), 0)
-		}
+	for _, r := range requests() {
+		f.Add(Encode(5, r), 0)
 	}
 	f.Add(Encode(5, mkfs(nil)), 0)
 	f.Add(Encode(5, mount(nil)), 0)
