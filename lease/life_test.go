@@ -109,6 +109,11 @@ func lifeClient() error {
 		again.Close()
 		return errors.New("exported bytes can be opened for writing")
 	}
+	again, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return fmt.Errorf("exported bytes cannot be opened again: %w", err)
+	}
+	again.Close()
 	for _, dead := range []error{
 		func() error { _, err := c.Mount(ctx, 0, MountOptions{UIDs: me().ids(), GIDs: me().ids()}); return err }(),
 		c.Label(ctx, 0, []wire.Entry{{Path: ".", Flags: wire.Append}}),

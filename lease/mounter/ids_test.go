@@ -16,10 +16,10 @@ import (
 func TestParseSpans(t *testing.T) {
 	for text, want := range map[string][]span{
 		"": nil,
-		"alice:100000:65536\n1001:200000:65536\n": {{"alice", 100000, 65536}, {"1001", 200000, 65536}},
+		"alice:100000:65536\n1001:200000:65536\n":                                      {{"alice", 100000, 65536}, {"1001", 200000, 65536}},
 		"alice:100000\n:1:2\n# x:1:2\nalice:-1:5\nalice:x:y\nalice:1:0\nalice:1:2:3\n": nil,
-		"alice:0:65536\nalice:4294967290:10\nalice:1:4294967296\n":                       nil,
-		"alice:1879113728:10\nalice:1879100000:65536\nbob:5:1":                           {{"bob", 5, 1}},
+		"alice:0:65536\nalice:4294967290:10\nalice:1:4294967296\n":                     nil,
+		"alice:1879113728:10\nalice:1879100000:65536\nbob:5:1":                         {{"bob", 5, 1}},
 	} {
 		got, err := parseSpans(strings.NewReader(text))
 		if err != nil || !reflect.DeepEqual(got, want) {

@@ -239,7 +239,7 @@ func (p *partition) sync() error {
 	return wire.In("write out the partition", p.file.Sync())
 }
 
-// export opens the file for reading.
+// export opens the file for reading; who has that can open it again, for reading.
 func (p *partition) export() (int, error) {
 	if p.mounted(grace) {
 		return -1, wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
@@ -248,11 +248,11 @@ func (p *partition) export() (int, error) {
 		return -1, err
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", p.fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open the partition for reading: %w", err)
+	if err == nil {
+		p.exported = true
+		err = unix.Fchmod(fd, 0o444)
 	}
-	p.exported = true
-	return fd, nil
+	return fd, wire.In("open the partition for reading", err)
 }
 
 // unused says whether nobody has the bytes anymore: no superblock, and no descriptor

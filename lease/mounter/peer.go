@@ -30,17 +30,24 @@ func (m *Mounter) authenticate(client int) (*caller, error) {
 // the id could be one that was given to them, not one that logged in.
 func checkNamespace(client, pid int, c *caller) error {
 	pidfd, err := unix.GetsockoptInt(client, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	if err != nil {
+	if errors.Is(err, unix.ENOPROTOOPT) {
 		return checkMapOf(pid, c) // before Linux 6.5
 	}
-	defer unix.Close(pidfd)
-	// The namespaces are files that can be compared.
-	theirs, err := unix.IoctlRetInt(pidfd, unix.PIDFD_GET_USER_NAMESPACE)
-	if errors.Is(err, unix.ESRCH) {
-		return wire.Errorf(syscall.EPERM, "who connected is gone")
-	}
 	if err != nil {
-		return checkMapOf(pid, c) // before Linux 6.11
+		return wire.Errorf(syscall.EPERM, "who connected is gone: %v", err)
+	}
+	defer unix.Close(pidfd)
+	// Without CAP_SYS_PTRACE, that is allowed for namespaces that root has made, which
+	// are the ones whose map could pass for the caller's.
+	theirs, err := unix.IoctlRetInt(pidfd, unix.PIDFD_GET_USER_NAMESPACE)
+	if err != nil {
+		if err := checkMapOf(pid, c); err != nil {
+			return err
+		}
+		if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil { // pid was theirs until now
+			return wire.Errorf(syscall.EPERM, "who connected is gone: %v", err)
+		}
+		return nil
 	}
 	defer unix.Close(theirs)
 	var ours, other unix.Stat_t
@@ -57,9 +64,8 @@ func checkNamespace(client, pid int, c *caller) error {
 	return nil
 }
 
-// checkMapOf is the check for kernels that do not tell the namespace of a connection
-// to somebody without CAP_SYS_PTRACE: everything that the caller's namespace
-// maps must be the caller's, or everything there is.
+// checkMapOf looks at the map of a namespace that cannot be opened: all that it has must
+// be the caller's, or it is the machine's and has everything.
 func checkMapOf(pid int, c *caller) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/uid_map", pid))
 	if err != nil {
