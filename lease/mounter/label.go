@@ -12,37 +12,34 @@ import (
 // seals are those of a file that nobody can change anymore.
 const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
 
-// readSealed reads a memfd that nobody can change anymore.
-func readSealed(fd int) ([]byte, error) {
-	have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	if err != nil || have&seals != seals {
-		return nil, wire.Errorf(syscall.EINVAL, "the list of labels is in no sealed memfd")
-	}
+// checkSealed returns a list's size. It refuses one that is too large, or in something
+// else than a memfd that nobody can change anymore.
+func checkSealed(fd int) (size int64, err error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Size > wire.MaxLabels {
-		return nil, wire.Errorf(syscall.EINVAL, "a list of labels has at most %d bytes, not %d", wire.MaxLabels, st.Size)
+	have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil || have&seals != seals || unix.Fstat(fd, &st) != nil || st.Size > wire.MaxLabels {
+		return 0, wire.Errorf(syscall.EINVAL, "a list of labels is a sealed memfd of at most %d bytes", wire.MaxLabels)
 	}
-	data := make([]byte, st.Size)
-	for n := 0; n < len(data); {
-		k, err := unix.Pread(fd, data[n:], int64(n))
-		if err != nil || k == 0 {
-			return nil, wire.Errorf(syscall.EINVAL, "read the list of labels: %v", err)
-		}
-		n += k
-	}
-	return data, nil
+	return st.Size, nil
 }
 
-// label stores a list of entries in the filesystem, which nobody has mounted.
-func (p *partition) label(list []byte) error {
+// label stores a list of entries, in a memfd that was checked, in a filesystem that
+// nobody has mounted.
+func (m *Mounter) label(p *partition, memfd int, size int64) error {
+	if p.mounted(grace) {
+		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
+	}
+	m.labelling.Lock() // one list in memory
+	defer m.labelling.Unlock()
+	list := make([]byte, size)
+	if n, err := unix.Pread(memfd, list, 0); err != nil || int64(n) != size { // a memfd has no short reads
+		return wire.Errorf(syscall.EIO, "read the list of labels: %d bytes, %v", n, err)
+	}
 	// Nothing is done if the list is not good to its end.
 	for _, err := range wire.Labels(list) {
 		if err != nil {
 			return err
 		}
-	}
-	if p.mounted(grace) {
-		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
 	}
 	mnt, err := p.mount(false, "")
 	if err != nil {

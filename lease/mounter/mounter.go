@@ -134,14 +134,12 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 			fd, err = m.mount(l, p, r)
 		}
 	case *wire.Label:
-		m.labelling.Lock()
-		defer m.labelling.Unlock()
-		var list []byte
-		if list, err = readSealed(files[0]); err == nil {
+		var size int64
+		if size, err = checkSealed(files[0]); err == nil {
 			p, err = l.find(r.Index, true, true)
 		}
 		if err == nil {
-			err = p.label(list)
+			err = m.label(p, files[0], size)
 		}
 	case *wire.Sync:
 		if p, err = l.find(r.Index, false, false); err == nil {
@@ -152,6 +150,10 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 			value = p.size
 			fd, err = p.export()
 		}
+	}
+	if err != nil && fd >= 0 {
+		unix.Close(fd)
+		fd = -1
 	}
 	return value, fd, err
 }

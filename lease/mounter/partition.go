@@ -92,12 +92,9 @@ func (p *partition) attached() *os.File {
 	return dev
 }
 
-// attach opens the file's loop device, or makes it one that vanishes with its last
-// user. The caller closes it.
+// attach makes the file a loop device that vanishes with its last user. The caller
+// closes it.
 func (p *partition) attach() (*os.File, error) {
-	if dev := p.attached(); dev != nil {
-		return dev, nil
-	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("the kernel has no loop devices: %w", err)
@@ -106,7 +103,6 @@ func (p *partition) attach() (*os.File, error) {
 	for start := time.Now(); ; time.Sleep(pause) {
 		dev, err := p.tryAttach(control)
 		if err == nil {
-			p.loop = dev.Name()
 			return dev, nil
 		}
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) || time.Since(start) > patience {
@@ -125,20 +121,13 @@ func (p *partition) tryAttach(control *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	const major = 7
-	var st unix.Stat_t
-	if err = unix.Fstat(int(dev.Fd()), &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != unix.Mkdev(major, uint32(minor))) {
-		err = fmt.Errorf("%s is not the device %d:%d", dev.Name(), major, minor)
-	}
-	if err == nil {
-		config := unix.LoopConfig{Fd: uint32(p.fd()), Size: p.sector}
-		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
-		err = unix.IoctlLoopConfigure(int(dev.Fd()), &config)
-	}
-	if err != nil {
+	config := unix.LoopConfig{Fd: uint32(p.fd()), Size: p.sector}
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &config); err != nil {
 		dev.Close()
 		return nil, err
 	}
+	p.loop = dev.Name()
 	return dev, nil
 }
 
@@ -162,14 +151,15 @@ func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
 		return -1, wire.Errorf(syscall.ENODEV, "the kernel has no %s: %v", p.kind, err)
 	}
 	defer unix.Close(fs)
-	options := map[wire.Filesystem][2]string{wire.Ext4: {"errors", "remount-ro"}, wire.XFS: {"nouuid"}, wire.Btrfs: {"nodiscard"}}[p.kind]
 	err = unix.FsconfigSetString(fs, "source", p.loop)
 	switch {
 	case err != nil:
-	case options[1] != "":
-		err = unix.FsconfigSetString(fs, options[0], options[1])
-	default:
-		err = unix.FsconfigSetFlag(fs, options[0])
+	case p.kind == wire.Ext4:
+		err = unix.FsconfigSetString(fs, "errors", "remount-ro")
+	case p.kind == wire.XFS:
+		err = unix.FsconfigSetFlag(fs, "nouuid")
+	case p.kind == wire.Btrfs:
+		err = unix.FsconfigSetFlag(fs, "nodiscard")
 	}
 	if err == nil && subvolume != "" {
 		err = unix.FsconfigSetString(fs, "subvol", subvolume)

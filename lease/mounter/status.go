@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// status returns a memfd with a table of the caller's leases, or for root of all.
+// status returns a memfd with a table of the caller's leases, or for root of all. It
+// is to be closed even if there is an error beside it.
 func (m *Mounter) status(c *caller) (int, error) {
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 8, 2, ' ', 0)
@@ -42,9 +43,6 @@ func (m *Mounter) status(c *caller) (int, error) {
 	}
 	if _, err = unix.Pwrite(fd, table.Bytes(), 0); err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		unix.Close(fd)
 	}
 	return fd, wire.In("write the status", err)
 }
