@@ -449,16 +449,18 @@ func smallest(kind wire.Filesystem) uint64 {
 }
 
 // leased makes a lease with one partition that has a filesystem.
-func leased(kind wire.Filesystem) (*Conn, error) {
+func leased(kind wire.Filesystem) (*Conn, error) { return leasedOf(kind, smallest(kind)) }
+
+func leasedOf(kind wire.Filesystem, size uint64) (*Conn, error) {
 	ctx := context.Background()
 	c, err := dial()
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Create(ctx, smallest(kind)); err != nil {
+	if err := c.Create(ctx, size); err != nil {
 		return nil, err
 	}
-	if _, err := c.Partition(ctx, smallest(kind), 512); err != nil {
+	if _, err := c.Partition(ctx, size, 512); err != nil {
 		return nil, err
 	}
 	return c, c.Mkfs(ctx, 0, filesystem(kind))
@@ -466,7 +468,11 @@ func leased(kind wire.Filesystem) (*Conn, error) {
 
 // mounted makes a lease and attaches a mount of it. The mount has the client's ids.
 func mounted(kind wire.Filesystem, o MountOptions) (c *Conn, dir string, err error) {
-	if c, err = leased(kind); err != nil {
+	return mountedOf(kind, smallest(kind), o)
+}
+
+func mountedOf(kind wire.Filesystem, size uint64, o MountOptions) (c *Conn, dir string, err error) {
+	if c, err = leasedOf(kind, size); err != nil {
 		return nil, "", err
 	}
 	if dir, err = scratch(); err != nil {

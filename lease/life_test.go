@@ -39,6 +39,7 @@ func clients() map[string]func() error {
 		"subvolumes":  subvolumesClient,
 		"time":        timeClient,
 		"work":        workClient,
+		"speed":       speedClient,
 	}
 }
 

@@ -276,6 +276,9 @@ func serveMounter(o options) error {
 	// On a signal it ends, as it ends when it is killed.
 	end, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	context.AfterFunc(end, func() { os.Exit(0) })
+	context.AfterFunc(end, func() {
+		fmt.Fprintln(os.Stderr, "ossify-loop: asked to end; leases are dropped")
+		os.Exit(0)
+	})
 	return m.Serve(control)
 }
