@@ -34,6 +34,7 @@ func TestAttempts(t *testing.T) {
 		{"3 open a device node", true, "node", nil},
 		{"15 subordinate user", true, "subordinate", nil},
 		{"16 descriptors", false, "descriptors", nil},
+		{"16 noise", false, "noise", nil},
 		{"17 backing of the client's own", false, "descriptors", []string{"BACKING=1"}},
 		{"18 strings and options", false, "strings", nil},
 		{"19 maps", false, "maps", nil},

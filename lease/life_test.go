@@ -40,6 +40,9 @@ func clients() map[string]func() error {
 		"time":        timeClient,
 		"work":        workClient,
 		"speed":       speedClient,
+		"made":        madeClient,
+		"full":        fullClient,
+		"noise":       noiseClient,
 	}
 }
 
