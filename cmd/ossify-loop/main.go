@@ -35,8 +35,7 @@ type options struct {
 }
 
 func main() {
-	err := run()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "ossify-loop: %v\n", err)
 		os.Exit(1)
 	}
@@ -61,8 +60,16 @@ func run() error {
 	set.StringVar(&o.etc, "etc", "/etc", "`directory` of passwd, group, subuid and subgid")
 	set.Uint64Var(&o.quota, "quota", 64<<30, "`bytes` that all leases of a user may have")
 	set.IntVar(&o.leases, "leases", 16, "`number` of leases that a user may have")
-	if err := set.Parse(args); err != nil {
-		return err
+	set.SetOutput(io.Discard)
+	err := set.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Println("usage: ossify-loop [--listen PATH] [FLAG...]\n       ossify-loop status [--listen PATH]")
+		set.SetOutput(os.Stdout)
+		set.PrintDefaults()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w; see ossify-loop --help", err)
 	}
 	if set.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q; ossify-loop [status] takes flags only, see --help", set.Arg(0))
