@@ -82,6 +82,7 @@ func TestAttempts(t *testing.T) {
 	})
 	t.Run("22 a thousand leases", func(t *testing.T) {
 		h.t = t
+		h.idle([2]int{1 << 20, 1 << 20}) // earlier leases are dropped
 		flood := h.launch(alice, false, "flood")
 		if got := flood.line(); got != "16 leases" {
 			t.Errorf("alice has %s", got)
