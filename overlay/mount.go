@@ -30,11 +30,13 @@ type Stack struct {
 // user is gone, and removes what a volatile mount leaves in Work.
 func (s *Stack) Mount(target string) (unmount func() error, err error) {
 	if s.Upper == "" && len(s.Lower) == 1 {
-		// Overlay wants two layers; a single read-only one is a bind mount.
-		if err := bindReadOnly(s.Lower[0], target); err != nil {
-			return nil, err
-		}
-	} else if err := s.mountNew(target); err != nil {
+		// Overlay wants two layers: the mount point, which is empty, is the other.
+		// A bind mount would show overlay's own attributes.
+		alone := *s
+		alone.Lower = []string{s.Lower[0], target}
+		s = &alone
+	}
+	if err := s.mountNew(target); err != nil {
 		if !errors.Is(err, errNoLowerAppend) {
 			return nil, err
 		}
@@ -59,18 +61,6 @@ func (s *Stack) forgetVolatile() error {
 	mark := filepath.Join(s.Work, "work", "incompat")
 	if err := os.RemoveAll(mark); err != nil {
 		return fmt.Errorf("clean up volatile overlay: %w", err)
-	}
-	return nil
-}
-
-func bindReadOnly(source, target string) error {
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s: %w", source, err)
-	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr); err != nil {
-		_ = unix.Unmount(target, unix.MNT_DETACH)
-		return fmt.Errorf("make %s read-only: %w", target, err)
 	}
 	return nil
 }
