@@ -30,7 +30,7 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "xfsprogs", "xfsprogs"
 	case "mkfs.fat", "mkfs.vfat", "fatlabel", "fsck.fat":
 		return "dosfstools", "dosfstools"
-	case "mkfs.btrfs":
+	case "btrfs", "mkfs.btrfs":
 		return "btrfs-progs", "btrfs-progs"
 	case "mattrib", "mcopy", "mdir", "mlabel", "mmd":
 		return "mtools", "mtools"

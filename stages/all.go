@@ -17,6 +17,7 @@ var Schemas embed.FS
 var All = []module.Module{
 	module.Stage("org.osbuild.authselect", authselect),
 	module.Stage("org.osbuild.bootiso.mono", bootisoMono),
+	module.Stage("org.osbuild.btrfs.subvol", btrfsSubvol),
 	module.Stage("org.osbuild.chattr", chattr),
 	module.Stage("org.osbuild.chmod", chmod),
 	module.Stage("org.osbuild.chown", chown),
