@@ -84,6 +84,9 @@ type Input struct {
 // Mount is a mounted filesystem; Path is absolute inside the sandbox.
 type Mount struct {
 	Path string `json:"path"`
+	// Record is the file with the mount's side record, in which a stage leaves
+	// what it cannot store there; "" for a mount that takes everything.
+	Record string `json:"record"`
 }
 
 // InTree joins a path of the manifest to the tree. It refuses a path that
@@ -174,8 +177,11 @@ func SetMetadata(v any) error {
 
 // SetRecord leaves r as the tree's side record. It holds all entries, also those
 // that were there before.
-func SetRecord(r record.Record) (err error) {
-	f, err := os.Create(RecordPath)
+func SetRecord(r record.Record) error { return WriteRecord(RecordPath, r) }
+
+// WriteRecord leaves r as the side record in the file name, that of a mount.
+func WriteRecord(name string, r record.Record) (err error) {
+	f, err := os.Create(name)
 	if err != nil {
 		return fmt.Errorf("write side record: %w", err)
 	}

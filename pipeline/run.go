@@ -23,6 +23,8 @@ type RunOptions struct {
 	Store      *store.Store
 	Containers *sandbox.Containers
 	Monitor    monitor.Monitor
+	// Helper is the socket of ossify-loop.
+	Helper string
 	// Targets are the pipelines to build, with all that they need.
 	Targets []*Pipeline
 	// AllSources fetches the content of all sources, needed or not.
@@ -146,6 +148,8 @@ type pipelineRun struct {
 	// checkpoint below it.
 	first int
 	base  *store.Layer
+	// lease is what ossify-loop has of the pipeline's disks, or nil.
+	lease *leaseChain
 	// done is closed when top holds the pipeline's tree, or err is set.
 	done chan struct{}
 	top  *store.Layer
@@ -192,7 +196,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 			return r.err
 		})
 	}
-	err := errors.Join(group.Wait(), b.cleanup.Wait(), b.unmountAll())
+	err := errors.Join(group.Wait(), b.closeLeases(), b.cleanup.Wait(), b.unmountAll())
 	b.Monitor.EndBuild(err == nil)
 	return b.result(), err
 }
@@ -228,6 +232,10 @@ func (b *builder) plan(p *Pipeline) error {
 	}
 	r := &pipelineRun{pipeline: p, result: &PipelineResult{Pipeline: p}, done: make(chan struct{})}
 	b.runs[p] = r
+	var leaseErr error
+	if r.lease, leaseErr = b.planLease(p); r.lease != nil {
+		b.hideChain(p, r.lease)
+	}
 	for i := min(len(p.Stages), b.Break.firstBreak(p.Stages)) - 1; i >= 0; i-- {
 		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
@@ -240,6 +248,9 @@ func (b *builder) plan(p *Pipeline) error {
 	}
 	if r.first == len(p.Stages) {
 		return nil
+	}
+	if leaseErr != nil {
+		return leaseErr
 	}
 	if p.Build != nil {
 		if err := b.plan(p.Build); err != nil {
@@ -275,8 +286,8 @@ func (b *builder) supported(s *Stage) error {
 			s.Module.Path, strings.Join(unknown, ", "), s.Module.Path)
 	}
 	for _, m := range s.Mounts {
-		if m.Module.Meta.Root && !b.Containers.HasLoopDevices() {
-			return fail("mount %q is one of the kernel, which only root may make: run ossify as root, or write the disk with the stage org.ossify.disk or the assembler org.osbuild.qemu, which do without", m.Name)
+		if err := b.canMount(m); err != nil {
+			return fail("mount %q: %w", m.Name, err)
 		}
 	}
 	programs := []string{s.Module.Path, s.Pipeline.Runner.Path}

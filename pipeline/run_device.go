@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ossify/ossify/loop"
+	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/sandbox"
 )
@@ -20,11 +23,26 @@ type attached struct {
 	devices, mounts map[string]json.RawMessage
 	services        []*sandbox.Service
 	root            string
-	// regions are devices without the kernel, ops show them to the stage;
-	// scratch is a folder for copies.
+	// paths are those of devices by services, relative to the place of devices.
+	paths map[*Device]string
+	// offline says that this engine does without the kernel: files are devices,
+	// lease is what ossify-loop has. ops show them to the stage; scratch is a
+	// folder for copies.
+	offline bool
+	files   map[*Device]*region
 	regions []*region
+	lease   *leaseChain
 	ops     []sandbox.Op
 	scratch string
+	// buildRoot has the programs that unpack filesystems to directories, which
+	// are in unpacked.
+	buildRoot *sandbox.BuildRoot
+	unpacked  []string
+	// leased are the parts that are mounted by ossify-loop, clones their mounts,
+	// left the side records of these.
+	leased []*leased
+	clones []*os.File
+	left   []leftRecord
 }
 
 // attachments are the modules of a stage's devices and mounts.
@@ -47,44 +65,91 @@ const detachGrace = 10 * time.Minute
 // the places of a container, or without the kernel where that is not for this
 // engine. scratch is a folder on the store's filesystem. The caller calls detach,
 // also after an error.
-func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places, scratch string) (*attached, error) {
-	a := &attached{devices: map[string]json.RawMessage{}, mounts: map[string]json.RawMessage{}, root: at.Mounts, scratch: scratch}
-	paths, regions := map[*Device]string{}, map[*Device]*region{}
-	offline := func(m *Module, how string) bool { return m.Meta.Offline == how && !b.Containers.HasLoopDevices() }
+func (b *builder) attach(ctx context.Context, s *Stage, at sandbox.Places, root *sandbox.BuildRoot, scratch string) (*attached, error) {
+	a := &attached{
+		devices: map[string]json.RawMessage{}, mounts: map[string]json.RawMessage{}, root: at.Mounts,
+		paths: map[*Device]string{}, scratch: scratch, buildRoot: root, files: map[*Device]*region{},
+	}
+	if !b.Containers.HasLoopDevices() {
+		a.offline, a.lease = true, b.runs[s.Pipeline].lease
+	}
 	for _, d := range s.Devices {
-		if offline(d.Module, offlineFile) {
-			r, err := a.openOffline(d, at)
-			if err == nil {
-				regions[d] = r
-				a.devices[d.Name], err = json.Marshal(map[string]string{"path": r.path})
-			}
-			if err != nil {
-				return a, fmt.Errorf("device %q: %w", d.Name, err)
-			}
-			continue
+		if err := a.device(ctx, s, d, at); err != nil {
+			return a, fmt.Errorf("device %q: %w", d.Name, err)
 		}
-		path, err := a.open(ctx, d, paths[d.Parent], at)
-		if err != nil {
-			return a, fmt.Errorf("device %q: %w", d.Name, needsRoot(err))
-		}
-		paths[d] = path
 	}
 	for _, m := range s.Mounts {
-		if offline(m.Module, offlineFAT) {
-			path, err := a.mountOffline(m, regions[m.Device], at)
-			if err == nil {
-				a.mounts[m.Name], err = json.Marshal(map[string]string{"path": filepath.Join("/run/osbuild/mounts", path)})
-			}
-			if err != nil {
-				return a, fmt.Errorf("mount %q: %w", m.Name, err)
-			}
-			continue
-		}
-		if err := a.mount(ctx, m, paths[m.Device], at); err != nil {
-			return a, fmt.Errorf("mount %q: %w", m.Name, needsRoot(err))
+		if err := a.mountpoint(ctx, b, s, m, at); err != nil {
+			return a, fmt.Errorf("mount %q: %w", m.Name, err)
 		}
 	}
 	return a, nil
+}
+
+// device makes a device, in the way that this engine can.
+func (a *attached) device(ctx context.Context, s *Stage, d *Device, at sandbox.Places) (err error) {
+	if d.Module.Meta.Offline != offlineFile || !a.offline && needsKernel(s, d) {
+		a.paths[d], err = a.open(ctx, d, a.paths[d.Parent], at)
+		return needsRoot(err)
+	}
+	// A leased part has a name for the stage, but only its mount can be used.
+	path := filepath.Join(offlineDevices, "leased")
+	if part := a.lease.ofDevice(s, d); part == nil || part.made > s.Index {
+		r, err := a.openOffline(d, at)
+		if err != nil {
+			return err
+		}
+		a.files[d], path = r, r.path
+	}
+	a.devices[d.Name], err = json.Marshal(map[string]string{"path": path})
+	return err
+}
+
+// needsKernel tells whether a stage of an engine that can have loop devices gets one
+// for the device. Not if it is content with a file: programs such as mkfs.xfs set
+// up block devices as only root of the machine may, which no stage is.
+func needsKernel(s *Stage, d *Device) bool {
+	for _, m := range s.Mounts {
+		if m.Device == d {
+			return true
+		}
+	}
+	for _, other := range s.Devices {
+		if other.Parent == d {
+			return true
+		}
+	}
+	region, err := loop.ParseRegion(orEmptyJSON(d.Options))
+	return err != nil || d.Parent != nil || region.SectorSize != 512 || region.PartScan
+}
+
+// mountpoint makes a mount, in the way that this engine can.
+func (a *attached) mountpoint(ctx context.Context, b *builder, s *Stage, m *Mount, at sandbox.Places) (err error) {
+	switch part := a.lease.ofDevice(s, m.Device); {
+	case part != nil && m.Module.Meta.Offline == offlineLease:
+		err = a.mountLeased(ctx, m, part)
+	case a.offline && m.Module.Meta.Offline == offlineFAT:
+		err = a.mountOffline(m)
+	case a.offline && m.Module.Meta.Offline == offlineSquashfs:
+		err = a.mountSquashfs(ctx, b, m)
+	default:
+		return needsRoot(a.mount(ctx, m, a.paths[m.Device], at))
+	}
+	if err != nil {
+		return err
+	}
+	a.mounts[m.Name], err = json.Marshal(map[string]string{"path": m.inside(), "record": m.record()})
+	return err
+}
+
+// record is where a stage leaves the side record of the mount.
+func (m *Mount) record() string {
+	return module.RecordPath + "." + hex.EncodeToString([]byte(m.Name))
+}
+
+// inside is where a stage finds the mount.
+func (m *Mount) inside() string {
+	return filepath.Join("/run/osbuild/mounts", filepath.Clean("/"+m.Target))
 }
 
 // start starts the service of a device or mount.
@@ -171,7 +236,7 @@ func (a *attached) mount(ctx context.Context, m *Mount, device string, at sandbo
 // detach lets the services take their mounts and devices away, the last one
 // first, and takes away what they leave. What a stage that succeeded wrote to
 // copies goes back to where they are from.
-func (a *attached) detach(succeeded bool) error {
+func (a *attached) detach(ctx context.Context, succeeded bool) error {
 	var errs []error
 	for _, r := range a.regions {
 		if succeeded {
@@ -181,15 +246,30 @@ func (a *attached) detach(succeeded bool) error {
 		}
 		errs = append(errs, r.close())
 	}
+	for _, dir := range a.unpacked {
+		errs = append(errs, overlay.RemoveAll(dir))
+	}
+	for _, clone := range a.clones {
+		errs = append(errs, clone.Close())
+	}
 	for i := len(a.services) - 1; i >= 0; i-- {
 		errs = append(errs, a.services[i].Close())
 	}
-	return errors.Join(append(errs, overlay.UnmountBelow(a.root))...)
+	errs = append(errs, overlay.UnmountBelow(a.root))
+	for _, part := range a.leased {
+		if succeeded {
+			errs = append(errs, part.sync(ctx))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // needsRoot turns the error of a service that the kernel has refused something
 // into one that says what to do, with the line that tells of it.
 func needsRoot(err error) error {
+	if err == nil {
+		return nil
+	}
 	for _, line := range strings.Split(err.Error(), "\n") {
 		words := strings.ToLower(line)
 		for _, refusal := range []string{"permission denied", "not permitted", "permissionerror", "only root", "must be superuser"} {

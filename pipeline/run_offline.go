@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +23,8 @@ import (
 const (
 	offlineFile = "file" // a loop device: a file is shown in its place
 	offlineFAT  = "fat"  // a mount: a directory is shown, and written back
+	// a mount: what the build root's unsquashfs makes of it is shown
+	offlineSquashfs = "squashfs"
 )
 
 // offlineDevices are where a stage finds the files that stand for devices.
@@ -65,7 +69,7 @@ func (a *attached) openOffline(d *Device, at sandbox.Places) (*region, error) {
 	if r.file, r.start, r.size, err = o.Open(at.Tree); err != nil {
 		return nil, err
 	}
-	a.regions = append(a.regions, r)
+	a.regions = append(a.regions, r) // to be closed, whatever comes
 	whole, err := r.file.Stat()
 	if err != nil {
 		return nil, err
@@ -97,9 +101,9 @@ func (r *region) copyOut(path string) (err error) {
 	return unix.Fstat(int(r.copied.Fd()), &r.made)
 }
 
-// mountOffline shows the content of a FAT in the place of a mount. It returns the
-// path of that relative to the place of mounts.
-func (a *attached) mountOffline(m *Mount, r *region, at sandbox.Places) (string, error) {
+// mountOffline shows the content of a FAT in the place of a mount.
+func (a *attached) mountOffline(m *Mount) error {
+	r := a.files[m.Device]
 	var o struct {
 		ReadOnly bool   `json:"readonly"`
 		UID      int    `json:"uid"`
@@ -107,33 +111,33 @@ func (a *attached) mountOffline(m *Mount, r *region, at sandbox.Places) (string,
 		Umask    string `json:"umask"`
 	}
 	if err := json.Unmarshal(orEmptyJSON(m.Options), &o); err != nil {
-		return "", fmt.Errorf("decode options: %w", err)
+		return fmt.Errorf("decode options: %w", err)
 	}
 	if r == nil || m.Partition != nil || r.directory != nil {
-		return "", errors.New("without root a FAT is mounted once, from a device that has start and size: give the partition's")
+		return errors.New("without root a FAT is mounted once, from a device that has start and size: give the partition's")
 	}
 	umask := uint64(0o022)
 	if o.Umask != "" {
 		var err error
 		if umask, err = strconv.ParseUint(o.Umask, 8, 9); err != nil {
-			return "", fmt.Errorf("umask %q: %w", o.Umask, err)
+			return fmt.Errorf("umask %q: %w", o.Umask, err)
 		}
 	}
 	if r.copied == nil { // the file is the filesystem
 		if err := r.copyOut(filepath.Join(a.scratch, "device-"+strconv.Itoa(len(a.regions)))); err != nil {
-			return "", err
+			return err
 		}
 	}
 	fs, err := fat.Open(r.copied)
 	if err != nil {
-		return "", err
+		return err
 	}
 	d := &directory{fs: fs, path: filepath.Join(a.scratch, "mount-"+strconv.Itoa(len(a.regions)))}
 	if err := os.Mkdir(d.path, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	if err := fs.Extract(d.path, os.FileMode(umask)); err != nil {
-		return "", err
+		return err
 	}
 	err = filepath.WalkDir(d.path, func(path string, _ os.DirEntry, err error) error {
 		if err != nil {
@@ -142,17 +146,53 @@ func (a *attached) mountOffline(m *Mount, r *region, at sandbox.Places) (string,
 		return os.Lchown(path, o.UID, o.GID)
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
 	if d.made, err = d.state(); err != nil {
-		return "", err
+		return err
 	}
 	if !o.ReadOnly && !r.readOnly {
 		r.directory = d
 	}
-	target := filepath.Join("/run/osbuild/mounts", m.Target)
-	a.ops = append(a.ops, sandbox.Bind{Source: d.path, Target: target, Writable: !o.ReadOnly && !r.readOnly})
-	return filepath.Rel("/", m.Target)
+	a.ops = append(a.ops, sandbox.Bind{Source: d.path, Target: m.inside(), Writable: !o.ReadOnly && !r.readOnly})
+	return nil
+}
+
+// mountSquashfs shows the content of a squashfs in the place of a mount.
+func (a *attached) mountSquashfs(ctx context.Context, b *builder, m *Mount) error {
+	r := a.files[m.Device]
+	if r == nil || m.Partition != nil {
+		return errors.New("without root a squashfs is mounted from a device that has start and size: give the partition's")
+	}
+	image := r.file.Name()
+	if r.copied != nil {
+		image = r.copied.Name()
+	}
+	dir := filepath.Join(a.scratch, "mount-"+strconv.Itoa(len(a.ops)))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	a.unpacked = append(a.unpacked, dir)
+	scratch, remove, err := b.Store.Scratch("unpack-")
+	if err != nil {
+		return err
+	}
+	defer func() { b.cleanup.Go(remove) }()
+	var said bytes.Buffer
+	status, err := b.Containers.RunTool(ctx, scratch, a.buildRoot, []sandbox.Bind{
+		{Source: image, Target: "/run/image"}, {Source: dir, Target: "/run/content", Writable: true},
+	}, &sandbox.Command{
+		Args:   []string{"unsquashfs", "-force", "-no-progress", "-quiet", "-dest", "/run/content", "/run/image"},
+		Stdout: &said, Stderr: &said,
+	})
+	if err == nil && status != 0 {
+		err = fmt.Errorf("unsquashfs ended with status %d: %s", status, bytes.TrimSpace(said.Bytes()))
+	}
+	if err != nil {
+		return fmt.Errorf("unpack the squashfs with the build root's unsquashfs (package squashfs-tools): %w", err)
+	}
+	a.ops = append(a.ops, sandbox.Bind{Source: dir, Target: m.inside()})
+	return nil
 }
 
 // state is what stat says of everything in the directory.

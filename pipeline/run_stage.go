@@ -199,8 +199,19 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 			return 0, err
 		}
 	}
+	chain, inside := w.b.runs[w.stage.Pipeline].lease, ""
+	if part := chain.makes(w.stage); part != nil {
+		content.Instead = func() error {
+			if err := part.make(ctx, w.b.Helper, inside, w.stage); err != nil {
+				return fmt.Errorf("make the %s by ossify-loop: %w", part.kind, err)
+			}
+			fmt.Fprintf(w.output, "ossify-loop made the %s\n", part.kind)
+			return nil
+		}
+	}
 	content.Arguments = func(at sandbox.Places) (data []byte, ops []sandbox.Op, err error) {
-		if devices, err = w.b.attach(ctx, w.stage, at, w.scratch); err != nil {
+		inside = at.Tree
+		if devices, err = w.b.attach(ctx, w.stage, at, c.root.root, w.scratch); err != nil {
 			return nil, nil, err
 		}
 		more := map[string]any{}
@@ -209,6 +220,9 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		}
 		if len(w.stage.Module.Meta.Sources) > 0 {
 			more["sources"] = w.b.sourceArguments(w.stage)
+		}
+		for _, left := range devices.left {
+			content.Left = append(content.Left, left.path)
 		}
 		data, err = arguments(w.stage, inputs.args, devices, more)
 		return data, devices.ops, err
@@ -219,8 +233,14 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		content.Shell = &w.b.Break.Terminal
 	}
 	r, err := w.container.Run(ctx, content)
+	if err == nil && r.Status == 0 {
+		err = devices.takeRecords(r.Left)
+	}
 	if devices != nil {
-		err = joinRelease(ctx, err, devices.detach(err == nil && r.Status == 0))
+		err = joinRelease(ctx, err, devices.detach(ctx, err == nil && r.Status == 0))
+	}
+	if err == nil && r.Status == 0 && chain != nil && w.stage.Index == chain.last {
+		err = chain.export(ctx, inside)
 	}
 	if err != nil {
 		return 0, err

@@ -50,6 +50,13 @@ type Bind struct {
 	AsMounted bool
 }
 
+// Attach attaches a detached mount, whose descriptor stays the caller's, to a
+// directory, which it makes.
+type Attach struct {
+	Mount  *os.File
+	Target string
+}
+
 // Dir makes a directory.
 type Dir struct {
 	Target string
@@ -101,6 +108,9 @@ func (o Bind) Describe() string {
 	}
 	return fmt.Sprintf("bind %s <- %s %s", o.Target, o.Source, mode)
 }
+
+// Describe says in one line what the step does.
+func (o Attach) Describe() string { return "attach " + o.Target }
 
 // Describe says in one line what the step does.
 func (o Dir) Describe() string { return fmt.Sprintf("dir %s %04o", o.Target, octal(o.Mode)) }
@@ -291,4 +301,16 @@ func BindInside(root, path, target string) error {
 		return fmt.Errorf("find %s: %w", path, err)
 	}
 	return Bind{Source: source, Target: filepath.Base(target)}.Apply(filepath.Dir(target))
+}
+
+// Apply does it below root.
+func (o Attach) Apply(root string) error {
+	target, err := makeDir(root, o.Target, 0o755)
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", o.Target, err)
+	}
+	if err := unix.MoveMount(int(o.Mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach %s: %w", o.Target, err)
+	}
+	return nil
 }

@@ -63,6 +63,10 @@ type StageContent struct {
 	// by name; nil for none.
 	Record  []byte
 	Records map[string][]byte
+	// Left are paths of further side records that the stage may leave.
+	Left []string
+	// Instead, if not nil, is called in place of the module.
+	Instead func() error
 	// Shell, if not nil, gets a shell in the container before the stage runs.
 	Shell *Terminal
 }
@@ -83,8 +87,9 @@ type StageResult struct {
 	// Metadata is what the stage left in /run/osbuild/meta, or nil.
 	Metadata json.RawMessage
 	// Record is the encoded side record that the stage left, or nil; an empty one
-	// takes away what there was.
+	// takes away what there was. Left has the further ones by path.
 	Record []byte
+	Left   map[string][]byte
 }
 
 // Where a stage finds the side record of its tree and those of its inputs.
@@ -260,14 +265,22 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 			return nil, err
 		}
 	}
+	if content.Instead != nil {
+		return &StageResult{}, content.Instead()
+	}
 	status, err := p.box.run(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p.api.close() // now all that the module has reported is there
-	result := &StageResult{Status: status, Error: p.errs.get()}
+	result := &StageResult{Status: status, Error: p.errs.get(), Left: map[string][]byte{}}
 	if result.Metadata, err = readMetadata(p.dir); err == nil {
-		result.Record, err = readRecord(p.dir)
+		result.Record, err = readRecord(p.dir, module.RecordPath)
+	}
+	for _, path := range content.Left {
+		if err == nil {
+			result.Left[path], err = readRecord(p.dir, path)
+		}
 	}
 	if err != nil && status == 0 { // else there is a better reason
 		return nil, fmt.Errorf("the stage succeeded, but what it left cannot be used: %w", err)
@@ -320,9 +333,9 @@ func readMetadata(root string) (json.RawMessage, error) {
 	return data, nil
 }
 
-// readRecord reads the side record that a stage left in its container at root.
-func readRecord(root string) ([]byte, error) {
-	data, err := readLeft(root, module.RecordPath, record.MaxSize)
+// readRecord reads a side record that a stage left in its container at root.
+func readRecord(root, path string) ([]byte, error) {
+	data, err := readLeft(root, path, record.MaxSize)
 	if err == nil && data != nil {
 		_, err = record.Decode(bytes.NewReader(data))
 	}

@@ -13,43 +13,81 @@ import (
 )
 
 // marks puts SELinux labels, inode flags and devices where they are kept: for files of
-// the tree in its side record, for those of mounts, which are filesystems that
-// can hold them, in the filesystem.
+// the tree in its side record, for those of mounts in the filesystem, or in its side
+// record if it has one.
 type marks struct {
-	tree    string
+	tree string
+	// record is that of the tree.
 	record  record.Record
 	changed bool
+	mounts  []*mountMarks
+}
+
+// mountMarks are those of a mount with a side record, which is in file.
+type mountMarks struct {
+	path, file string
+	record     record.Record
+	changed    bool
 }
 
 func openMarks(args *module.Args) (*marks, error) {
 	r, err := record.Open(args.Record)
-	return &marks{tree: filepath.Clean(args.Tree), record: r}, err
+	if err != nil {
+		return nil, err
+	}
+	m := &marks{tree: filepath.Clean(args.Tree), record: r}
+	for _, mount := range args.Mounts {
+		if mount.Record == "" {
+			continue
+		}
+		r, err := record.Open(mount.Record)
+		if err != nil {
+			return nil, err
+		}
+		m.mounts = append(m.mounts, &mountMarks{path: filepath.Clean(mount.Path), file: mount.Record, record: r})
+	}
+	return m, nil
 }
 
-// inTree returns the path of a file as seen from the tree, or false.
-func (m *marks) inTree(file string) (string, bool) {
-	if file == m.tree {
+// recorded returns the side record that a file belongs to, what tells that it was
+// changed, and the file's path in it; nil if the file's filesystem takes everything.
+func (m *marks) recorded(file string) (r record.Record, changed *bool, name string) {
+	if name, ok := below(file, m.tree); ok {
+		return m.record, &m.changed, name
+	}
+	longest := ""
+	for _, mount := range m.mounts {
+		if path, ok := below(file, mount.path); ok && len(mount.path) > len(longest) {
+			r, changed, name, longest = mount.record, &mount.changed, path, mount.path
+		}
+	}
+	return r, changed, name
+}
+
+// below returns the path of a file as seen from dir, or false.
+func below(file, dir string) (string, bool) {
+	if file == dir {
 		return "/", true
 	}
-	rest, ok := strings.CutPrefix(file, m.tree+"/")
+	rest, ok := strings.CutPrefix(file, dir+"/")
 	return "/" + rest, ok
 }
 
 // label gives a file, which may be a symbolic link, an SELinux context.
 func (m *marks) label(file, label string) error {
-	name, ok := m.inTree(file)
-	if !ok {
+	r, changed, name := m.recorded(file)
+	if r == nil {
 		err := unix.Lsetxattr(file, "security.selinux", append([]byte(label), 0), 0)
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
 			return fmt.Errorf("%w: a mounted filesystem is labelled by root only; label the tree before it is copied, and write the disk with org.ossify.disk", err)
 		}
 		return err
 	}
-	if _, err := os.Lstat(file); err != nil && m.record[name].Device.Kind == 0 {
+	if _, err := os.Lstat(file); err != nil && r[name].Device.Kind == 0 {
 		return err
 	}
-	m.record.SetLabel(name, label)
-	m.changed = true
+	r.SetLabel(name, label)
+	*changed = true
 	return nil
 }
 
@@ -62,9 +100,9 @@ func (m *marks) flag(file string, flags, mask uint32) error {
 	if !info.Mode().IsRegular() && !info.IsDir() {
 		return fmt.Errorf("%s: only files and directories have inode flags", filepath.Base(file))
 	}
-	if name, ok := m.inTree(file); ok {
-		m.record.SetFlags(name, flags, mask)
-		m.changed = true
+	if r, changed, name := m.recorded(file); r != nil {
+		r.SetFlags(name, flags, mask)
+		*changed = true
 		return nil
 	}
 	f, err := os.Open(file)
@@ -84,7 +122,7 @@ func (m *marks) flag(file string, flags, mask uint32) error {
 
 // device makes a device node, in a mounted filesystem a real one.
 func (m *marks) device(file string, d record.Device) error {
-	if name, ok := m.inTree(file); ok {
+	if name, ok := below(file, m.tree); ok {
 		m.record.SetDevice(name, d)
 		m.changed = true
 		return nil
@@ -99,8 +137,15 @@ func (m *marks) device(file string, d record.Device) error {
 	return errors.Join(os.Lchown(file, int(d.UID), int(d.GID)), unix.Chmod(file, d.Mode))
 }
 
-// save leaves the side record for the engine if it was changed.
+// save leaves the side records for the engine that were changed.
 func (m *marks) save() error {
+	for _, mount := range m.mounts {
+		if mount.changed {
+			if err := module.WriteRecord(mount.file, mount.record); err != nil {
+				return err
+			}
+		}
+	}
 	if !m.changed {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ossify/ossify/lease"
 	"github.com/ossify/ossify/monitor"
 	"github.com/ossify/ossify/native"
 	"github.com/ossify/ossify/pipeline"
@@ -28,6 +29,7 @@ type storeOptions struct {
 	store   string
 	maxSize sizeFlag
 	rundir  string
+	helper  string
 	libdirs []string
 	// defaultLibdirs are searched if none is given.
 	defaultLibdirs []string
@@ -40,6 +42,7 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
+	f.StringVar(&o.helper, "helper", defaultHelper(), "socket of ossify-loop, which makes kernel mounts for people without root")
 	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own, which are \"native\" (can be given several times)")
 	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
@@ -49,6 +52,14 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 func (o *storeOptions) addStore(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
 	cmd.Flags().StringVar(&o.store, "cache", defaultStore(), "same as --store")
+}
+
+// defaultHelper is where ossify-loop listens.
+func defaultHelper() string {
+	if path := os.Getenv("OSSIFY_HELPER"); path != "" {
+		return path
+	}
+	return lease.DefaultPath
 }
 
 // defaultStore follows the XDG base directory specification.
@@ -275,7 +286,8 @@ func (o *buildOptions) openMonitor(path string) monitor.Monitor {
 func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline) error {
 	start := time.Now()
 	opts := pipeline.RunOptions{
-		Store: e.store, Containers: e.containers, Monitor: e.monitor,
+		Helper: o.helper,
+		Store:  e.store, Containers: e.containers, Monitor: e.monitor,
 		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
 		Secrets: o.early.loaded,
 	}
