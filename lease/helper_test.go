@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -280,51 +279,6 @@ func subvolumesClient() error {
 	}
 	_, err = c.Export(ctx, 0)
 	return err
-}
-
-// TestSetupTime measures from the connection to the mount of an ext4 of 1 GiB,
-// without mkfs.
-func TestSetupTime(t *testing.T) {
-	h := newHelper(t)
-	var times []time.Duration
-	for range 7 {
-		n, err := strconv.Atoi(strings.TrimSpace(h.as(alice, true, "time")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		times = append(times, time.Duration(n)*time.Microsecond)
-	}
-	slices.Sort(times)
-	t.Logf("a lease takes %v, at best %v", times[len(times)/2], times[0])
-	if times[0] > 60*time.Millisecond {
-		t.Errorf("a lease takes %v at best, more than 60 ms", times[0])
-	}
-}
-
-func timeClient() error {
-	ctx := context.Background()
-	start := time.Now()
-	c, err := dial()
-	if err != nil {
-		return err
-	}
-	if err := c.Create(ctx, 1<<30); err != nil {
-		return err
-	}
-	if _, err := c.Partition(ctx, 1<<30, 512); err != nil {
-		return err
-	}
-	took := time.Since(start)
-	if err := c.Mkfs(ctx, 0, filesystem(wire.Ext4)); err != nil {
-		return err
-	}
-	start = time.Now()
-	f, err := c.Mount(ctx, 0, MountOptions{UIDs: me().ids(), GIDs: me().ids()})
-	if err != nil {
-		return err
-	}
-	fmt.Println((took + time.Since(start)).Microseconds())
-	return errors.Join(f.Close(), c.Close())
 }
 
 // TestKills takes leases and ends clients, the mounter and the broker at any moment.
