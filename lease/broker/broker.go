@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -67,6 +68,7 @@ func (b *Broker) serve(client *net.UnixConn) {
 		defer channel.Close()
 		if b.count(uid, 1) > b.PerUser {
 			err = wire.Errorf(syscall.EUSERS, "you have %d connections already", b.PerUser)
+			fmt.Fprintf(os.Stderr, "ossify-loop: lease refused: user id %d has %d connections already\n", uid, b.PerUser)
 		}
 		defer b.count(uid, -1)
 	}
