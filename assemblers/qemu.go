@@ -65,7 +65,7 @@ func newSpec(args *module.Args, filename string) (*disk.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &disk.Spec{Tree: source, Record: recorded, Output: output, Epoch: args.Meta.SourceEpoch, Log: os.Stdout}, nil
+	return &disk.Spec{Tree: source, Record: recorded, Output: output, Epoch: args.Meta.SourceEpoch, Writer: args.DiskWriter, Log: os.Stdout}, nil
 }
 
 // layout is the partitions' or, without any, one bootable root filesystem, by

@@ -31,14 +31,14 @@ const lostFound = "/lost+found"
 // removes. The programs' words go to log.
 func ApplyRecord(ctx context.Context, log io.Writer, image, tree string, r record.Record, epoch int64, scratch string) error {
 	c := &content{part: &Partition{Filesystem: &Filesystem{Type: "ext4", Mountpoint: "/"}}, source: tree}
-	if err := c.take(r); err != nil {
+	if err := c.take(r, Offline); err != nil {
 		return err
 	}
 	return (&tool{log: log, epoch: epoch}).applyRecord(ctx, image, c, scratch)
 }
 
 // take takes what of the tree's side record belongs to the files of c.
-func (c *content) take(r record.Record) error {
+func (c *content) take(r record.Record, writer string) error {
 	fs := c.part.Filesystem
 	if fs.Type == "vfat" || len(r) == 0 || c.source == "" {
 		return nil // FAT has room for neither, as it has none for owners
@@ -54,7 +54,7 @@ func (c *content) take(r record.Record) error {
 			c.record[name] = e
 		}
 	}
-	if fs.Type != "ext4" && len(c.record) > 0 {
+	if fs.Type != "ext4" && writer != Mounted && len(c.record) > 0 {
 		return fmt.Errorf("%s is to be %s, which cannot be given SELinux labels, inode flags or devices without root: use ext4 there", fs.Mountpoint, fs.Type)
 	}
 	return nil

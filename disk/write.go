@@ -32,6 +32,8 @@ type Spec struct {
 	// Epoch is the time, in seconds since 1970, at which the filesystems
 	// are said to have been made; nil means that of the newest file.
 	Epoch *int64
+	// Writer is Offline, Mounted or Auto.
+	Writer string
 	// Log gets the output of the programs that are run; nil means none.
 	Log io.Writer
 }
@@ -56,7 +58,7 @@ func Write(ctx context.Context, spec Spec) (err error) {
 		return err
 	}
 	for _, c := range all.parts {
-		if err := c.take(spec.Record); err != nil {
+		if err := c.take(spec.Record, spec.Writer); err != nil {
 			return err
 		}
 		if c.part.Filesystem.Type != "xfs" { // which may compress nothing, but clones
@@ -176,11 +178,20 @@ func (b *builder) filesystem(ctx context.Context, raw *os.File, c *content) (pie
 	slices.Sort(c.covered)
 	slices.Sort(c.created)
 	name := filepath.Join(scratch, "filesystem")
-	switch c.part.Filesystem.Type {
+	kind := c.part.Filesystem.Type
+	if b.spec.Writer == Mounted && kind != "vfat" {
+		kind = Mounted
+	}
+	switch kind {
+	case Mounted:
+		err = b.writeMounted(ctx, name, c, scratch)
 	case "ext4":
 		return piece{}, b.writeExt4(ctx, raw, c, scratch)
 	case "xfs":
 		err = b.writeXFS(ctx, name, c, scratch)
+		if errors.As(err, new(*oldXFS)) && b.spec.Writer == Auto {
+			err = b.writeMounted(ctx, name, c, scratch)
+		}
 	case "btrfs":
 		err = b.writeBtrfs(ctx, name, c, scratch)
 	case "vfat":

@@ -32,8 +32,7 @@ func (t *tool) writeXFS(ctx context.Context, image string, c *content, scratch s
 	major, _ := strconv.Atoi(found[1])
 	minor, _ := strconv.Atoi(found[2])
 	if major < xfsMajor || major == xfsMajor && minor < xfsMinor {
-		return fmt.Errorf("the build root's mkfs.xfs %d.%d cannot fill a filesystem from a directory, %d.%d or later can: use a build root with newer xfsprogs, or ext4 for %s",
-			major, minor, xfsMajor, xfsMinor, c.part.Filesystem.Mountpoint)
+		return &oldXFS{major, minor, c.part.Filesystem.Mountpoint}
 	}
 	if len(c.created) > 0 {
 		return fmt.Errorf("the tree has no directory for the mount points %v below %s: make them in an earlier stage (org.osbuild.mkdir)", c.created, c.part.Filesystem.Mountpoint)
@@ -56,4 +55,15 @@ func (t *tool) writeXFS(ctx context.Context, image string, c *content, scratch s
 		}
 		return err
 	})
+}
+
+// oldXFS is the error of a mkfs.xfs that cannot fill a filesystem.
+type oldXFS struct {
+	major, minor int
+	mountpoint   string
+}
+
+func (e *oldXFS) Error() string {
+	return fmt.Sprintf("the build root's mkfs.xfs %d.%d cannot fill a filesystem from a directory, %d.%d or later can: use a build root with newer xfsprogs, ext4 for %s, or the helper ossify-loop (sudo make install-helper)",
+		e.major, e.minor, xfsMajor, xfsMinor, e.mountpoint)
 }

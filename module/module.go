@@ -53,7 +53,10 @@ type Args struct {
 	Devices map[string]json.RawMessage `json:"devices"`
 	// Mounts by name.
 	Mounts map[string]Mount `json:"mounts"`
-	Paths  struct {
+	// DiskWriter is how a stage that writes disks is to write filesystems: "" is
+	// offline, "mounted" by MakeFilesystem, "auto" so where offline is impossible.
+	DiskWriter string `json:"disk-writer"`
+	Paths      struct {
 		Devices string `json:"devices"`
 		Inputs  string `json:"inputs"`
 		Mounts  string `json:"mounts"`

@@ -44,6 +44,9 @@ type Meta struct {
 	Network bool `json:"network"`
 	// Sources are those whose items, and secrets, a stage gets in its arguments.
 	Sources []string `json:"sources"`
+	// Disk says that a stage or assembler writes disks, in ways that the user
+	// can choose from.
+	Disk bool `json:"disk"`
 	// Root says that a mount needs root of the machine.
 	Root bool `json:"root"`
 	// Offline says how the engine does what a device or mount module does where

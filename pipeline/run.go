@@ -25,6 +25,10 @@ type RunOptions struct {
 	Monitor    monitor.Monitor
 	// Helper is the socket of ossify-loop.
 	Helper string
+	// DiskWriter is how stages that write disks write their filesystems:
+	// DiskOffline, DiskMounted by ossify-loop, or DiskAuto where the other is
+	// impossible.
+	DiskWriter string
 	// Targets are the pipelines to build, with all that they need.
 	Targets []*Pipeline
 	// AllSources fetches the content of all sources, needed or not.
@@ -284,6 +288,11 @@ func (b *builder) supported(s *Stage) error {
 	if unknown := sandbox.UnknownCapabilities(s.Module.Meta.Capabilities); len(unknown) > 0 {
 		return fail("the module %s asks for capabilities that this kernel does not have: %s; %s.meta.json lists them",
 			s.Module.Path, strings.Join(unknown, ", "), s.Module.Path)
+	}
+	if b.diskWriter(s) == DiskMounted {
+		if err := b.reachHelper("there are no mounts of the kernel for --disk-writer mounted: leave it out", "choose --disk-writer offline"); err != nil {
+			return fail("%w", err)
+		}
 	}
 	for _, m := range s.Mounts {
 		if err := b.canMount(m); err != nil {

@@ -56,6 +56,9 @@ func (b *builder) pipelineKeys(p *Pipeline) error {
 		if library != "" {
 			parts = append(parts, library)
 		}
+		if b.diskWriter(s) == DiskMounted {
+			parts = append(parts, DiskMounted)
+		}
 		for _, dep := range s.Dependencies() {
 			if err := b.pipelineKeys(dep); err != nil {
 				return err

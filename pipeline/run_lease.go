@@ -184,13 +184,18 @@ func (l *leased) make(ctx context.Context, helper, tree string, s *Stage) error 
 	if err != nil {
 		return err
 	}
+	return l.take(ctx, helper, size, filesystem)
+}
+
+// take takes a lease of size bytes and has the filesystem made in it.
+func (l *leased) take(ctx context.Context, helper string, size int64, filesystem lease.Filesystem) (err error) {
 	if l.conn, err = lease.Dial(ctx, helper); err != nil {
 		return err
 	}
 	if err := l.conn.Create(ctx, uint64(size)); err != nil {
 		return err
 	}
-	if l.index, err = l.conn.Partition(ctx, uint64(size), l.region.SectorSize); err != nil {
+	if l.index, err = l.conn.Partition(ctx, uint64(size), 512); err != nil {
 		return err
 	}
 	return l.conn.Mkfs(ctx, l.index, filesystem)
@@ -366,6 +371,15 @@ const exportPatience = 30 * time.Second
 // export puts the filesystem's bytes into the file of the tree, and ends the
 // lease.
 func (l *leased) export(ctx context.Context, tree string) error {
+	file, start, size, err := l.region.Open(tree)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.exportTo(ctx, file, start, size), file.Close())
+}
+
+// exportTo puts the filesystem's bytes into a file, and ends the lease.
+func (l *leased) exportTo(ctx context.Context, file *os.File, start, size int64) error {
 	entries, err := l.marks(ctx)
 	if err != nil {
 		return err
@@ -384,12 +398,8 @@ func (l *leased) export(ctx context.Context, tree string) error {
 		return err
 	}
 	defer from.Close()
-	file, start, size, err := l.region.Open(tree)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(sparse.Copy(file, start, from, 0, size), file.Close()); err != nil {
-		return fmt.Errorf("copy the %s to %s: %w", l.kind, l.region.Filename, err)
+	if err := sparse.Copy(file, start, from, 0, size); err != nil {
+		return fmt.Errorf("copy the %s: %w", l.kind, err)
 	}
 	return l.close()
 }
@@ -496,22 +506,27 @@ func (b *builder) canMount(m *Mount) error {
 	case meta.Offline != offlineLease:
 		return errors.New("it is one of the kernel, which only root may make: run ossify as root, or " + without)
 	}
+	return b.reachHelper("it is one of the kernel, which only root may make: run ossify as root", without)
+}
+
+// reachHelper says why ossify-loop cannot be had: what is wrong without it, and what
+// does without.
+func (b *builder) reachHelper(wrong, without string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	conn, err := lease.Dial(ctx, b.Helper)
 	if err == nil {
 		err = conn.Close()
 	}
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("it is one of the kernel, which only root may make: run ossify as root, or install the helper ossify-loop (sudo make install-helper) and join its group, or %s", without)
-	}
-	if errors.Is(err, os.ErrPermission) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%s, or install the helper ossify-loop (sudo make install-helper) and join its group, or %s", wrong, without)
+	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("the helper ossify-loop at %s, which makes mounts of the kernel, is for a group that you are not in: ask for sudo usermod --append --groups GROUP USER (ls -l shows the group) and log in again; or %s", b.Helper, without)
 	}
-	if err != nil {
-		return fmt.Errorf("the helper ossify-loop at %s, which makes mounts of the kernel, refuses: %w; or %s", b.Helper, err, without)
-	}
-	return nil
+	return fmt.Errorf("the helper ossify-loop at %s, which makes mounts of the kernel, refuses: %w; or %s", b.Helper, err, without)
 }
 
 // closeLeases ends all leases.

@@ -199,6 +199,11 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 			return 0, err
 		}
 	}
+	if writer := w.b.diskWriter(w.stage); writer == DiskMounted || writer == DiskAuto && canMountDisks(ctx, w.b.Helper) {
+		disks := &diskServer{ctx: ctx, helper: w.b.Helper, made: map[string]*leased{}}
+		content.Disk = disks.handle
+		defer func() { err = joinRelease(ctx, err, disks.close()) }()
+	}
 	chain, inside := w.b.runs[w.stage.Pipeline].lease, ""
 	if part := chain.makes(w.stage); part != nil {
 		content.Instead = func() error {
@@ -217,6 +222,9 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 		more := map[string]any{}
 		if content.Record != nil {
 			more["record"] = sandbox.TreeRecord
+		}
+		if content.Disk != nil {
+			more["disk-writer"] = w.b.DiskWriter
 		}
 		if len(w.stage.Module.Meta.Sources) > 0 {
 			more["sources"] = w.b.sourceArguments(w.stage)

@@ -63,6 +63,10 @@ type StageContent struct {
 	// by name; nil for none.
 	Record  []byte
 	Records map[string][]byte
+	// Disk, if not nil, answers at module.DiskSocket: it gets a message with its
+	// descriptors, where the engine sees the container, and what lays out more
+	// of that.
+	Disk func(msg json.RawMessage, files []*os.File, at string, add func(...Op) error) any
 	// Left are paths of further side records that the stage may leave.
 	Left []string
 	// Instead, if not nil, is called in place of the module.
@@ -105,12 +109,12 @@ type PreparedStage struct {
 	id    string
 	debug io.Writer
 	// dir is the container's root, dev what it sees as /dev.
-	dir, dev  string
-	errs      *errorServer
-	api, loop *apiServer
-	loops     *loopServer
-	box       *box
-	undo      []func() error
+	dir, dev        string
+	errs            *errorServer
+	api, loop, disk *apiServer
+	loops           *loopServer
+	box             *box
+	undo            []func() error
 }
 
 // PrepareStage makes the container of a stage. layer is what PrepareRoot made of
@@ -265,6 +269,15 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 			return nil, err
 		}
 	}
+	if content.Disk != nil {
+		p.disk, err = serveAPI(filepath.Join(p.dir, module.DiskSocket), func(msg json.RawMessage, files []*os.File) any {
+			return content.Disk(msg, files, p.dir, p.add)
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer p.disk.close()
+	}
 	if content.Instead != nil {
 		return &StageResult{}, content.Instead()
 	}
@@ -307,7 +320,7 @@ func (p *PreparedStage) Close() error {
 	if p.box != nil {
 		errs = append(errs, p.box.close())
 	}
-	for _, server := range []*apiServer{p.api, p.loop} {
+	for _, server := range []*apiServer{p.api, p.loop, p.disk} {
 		if server != nil {
 			server.close()
 		}

@@ -56,6 +56,7 @@ func writeDisk(ctx context.Context, args *module.Args, options diskOptions) erro
 		},
 		Format: disk.Format{Name: options.Format, Compression: compression},
 		Epoch:  args.Meta.SourceEpoch,
+		Writer: args.DiskWriter,
 		Log:    os.Stdout,
 	}
 	if options.PTType == "dos" {

@@ -30,6 +30,7 @@ type storeOptions struct {
 	maxSize sizeFlag
 	rundir  string
 	helper  string
+	writer  writerFlag
 	libdirs []string
 	// defaultLibdirs are searched if none is given.
 	defaultLibdirs []string
@@ -43,6 +44,8 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
 	f.StringVar(&o.helper, "helper", defaultHelper(), "socket of ossify-loop, which makes kernel mounts for people without root")
+	o.writer = pipeline.DiskAuto
+	f.Var(&o.writer, "disk-writer", "how disks get their filesystems: offline, by programs; mounted, by ossify-loop; auto, mounted where programs cannot")
 	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own, which are \"native\" (can be given several times)")
 	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
@@ -52,6 +55,24 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 func (o *storeOptions) addStore(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
 	cmd.Flags().StringVar(&o.store, "cache", defaultStore(), "same as --store")
+}
+
+// writerFlag is one of the values of pipeline.RunOptions.DiskWriter.
+type writerFlag string
+
+func (w *writerFlag) String() string { return string(*w) }
+
+// Type is what usage messages call the value.
+func (w *writerFlag) Type() string { return "way" }
+
+// Set takes the value of the flag.
+func (w *writerFlag) Set(text string) error {
+	switch text {
+	case pipeline.DiskOffline, pipeline.DiskMounted, pipeline.DiskAuto:
+		*w = writerFlag(text)
+		return nil
+	}
+	return fmt.Errorf("it is %s, %s or %s", pipeline.DiskOffline, pipeline.DiskMounted, pipeline.DiskAuto)
 }
 
 // defaultHelper is where ossify-loop listens.
@@ -286,8 +307,8 @@ func (o *buildOptions) openMonitor(path string) monitor.Monitor {
 func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline) error {
 	start := time.Now()
 	opts := pipeline.RunOptions{
-		Helper: o.helper,
-		Store:  e.store, Containers: e.containers, Monitor: e.monitor,
+		Helper: o.helper, DiskWriter: string(o.writer),
+		Store: e.store, Containers: e.containers, Monitor: e.monitor,
 		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
 		Secrets: o.early.loaded,
 	}

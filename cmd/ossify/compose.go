@@ -104,8 +104,8 @@ func composeImage(ctx context.Context, path string, o *composeOptions) (err erro
 		return fmt.Errorf("internal error: compose made a manifest that does not load: %w", err)
 	}
 	opts := pipeline.RunOptions{
-		Helper: o.helper,
-		Store:  e.store, Containers: e.containers, Monitor: mon,
+		Helper: o.helper, DiskWriter: string(o.writer),
+		Store: e.store, Containers: e.containers, Monitor: mon,
 		Targets: []*pipeline.Pipeline{m.Pipeline(target)},
 	}
 	res, err := m.Run(ctx, opts)

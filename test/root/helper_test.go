@@ -88,9 +88,20 @@ func newPerson(t *testing.T, ossify string) *person {
 	return nil
 }
 
+// part is a filesystem in a disk, in sectors.
+type part struct {
+	start, size int
+	options     string
+}
+
 // filesystems lists the content of helper.json's filesystems in an image, and
 // what blkid says of them.
 func filesystems(t *testing.T, image string) string {
+	t.Helper()
+	return contents(t, image, part{2048, 640000, ",nouuid"}, part{642048, 204800, ""}, part{846848, 245760, ""})
+}
+
+func contents(t *testing.T, image string, parts ...part) string {
 	t.Helper()
 	var out strings.Builder
 	dir, err := os.MkdirTemp("/var/tmp", "ossify-test-")
@@ -98,15 +109,12 @@ func filesystems(t *testing.T, image string) string {
 		t.Fatal(err)
 	}
 	defer os.Remove(dir)
-	for _, part := range []struct {
-		start, size int
-		options     string
-	}{{2048, 640000, ",nouuid"}, {642048, 204800, ""}, {846848, 245760, ""}} {
+	for _, part := range parts {
 		offset := fmt.Sprint(part.start * 512)
 		fmt.Fprintf(&out, "%s\n", output(t, "blkid", "-p", "-o", "export", "-s", "LABEL", "-s", "UUID", "-s", "TYPE", "-O", offset, "-S", fmt.Sprint(part.size*512), image))
 		output(t, "mount", "-o", "ro,loop,offset="+offset+",sizelimit="+fmt.Sprint(part.size*512)+part.options, image, dir)
 		list := exec.Command("sh", "-euc", `cd "$1"
-			find . ! -path ./lost+found ! -name new -type d -printf '%p %y %m %U:%G %n\n' | sort
+			find . ! -path ./lost+found ! -name new -type d -printf '%p %y %m %U:%G\n' | sort
 			find . ! -type d -printf '%p %y %m %U:%G %l %n %T@\n' | sort
 			find . -type f -exec sha256sum {} + | sort
 			getfattr -dR -h -m - -e hex . | sort`, "sh", dir)
@@ -162,6 +170,7 @@ func TestHelper(t *testing.T) {
 	})
 	t.Run("interrupted", func(t *testing.T) { interrupted(t, p) })
 	t.Run("labels", func(t *testing.T) { labelled(t, p) })
+	t.Run("writers", func(t *testing.T) { writers(t, p) })
 	t.Run("refused", func(t *testing.T) { refused(t, p) })
 }
 
@@ -261,6 +270,52 @@ func labelled(t *testing.T, p *person) {
 	}
 	if text := output(t, "debugfs", "-R", "stat /etc/su", part); !strings.Contains(text, "Flags: 0x80000") {
 		t.Errorf("flags: %s", text)
+	}
+}
+
+// writers sees that a disk has the same content whoever writes it.
+func writers(t *testing.T, p *person) {
+	p.change(t, "writers.json", func([]map[string]any) []map[string]any {
+		filesystem := func(kind, mountpoint, id string) map[string]any {
+			return map[string]any{"type": kind, "mountpoint": mountpoint, "uuid": id, "label": "l"}
+		}
+		return []map[string]any{{
+			"type":   "org.ossify.disk",
+			"inputs": map[string]any{"tree": map[string]any{"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": []string{"name:tree"}}},
+			"options": map[string]any{"filename": "disk.img", "format": "raw", "size": 700 << 20, "pttype": "gpt", "ptuuid": "d209c89e-ea5e-4fbd-b161-b461cce297e0", "partitions": []any{
+				map[string]any{"start": 2048, "size": 640000, "uuid": "cb07c243-bc44-4717-853e-28852021225b", "filesystem": filesystem("KIND", "/boot", "0194fdc2-fa2f-4cc0-81d3-ff12045b73c8")},
+				map[string]any{"start": 642048, "size": 600000, "uuid": "6264d520-3fb9-423f-8ab8-7a0a8e3d3562", "filesystem": filesystem("ext4", "/", "6e4ff95f-f662-45ee-a82a-bdf44a2d0b75")},
+			}},
+		}}
+	})
+	data, err := os.ReadFile(filepath.Join(p.home, "writers.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, way := range []string{"ext4 offline", "ext4 mounted", "ext4 auto", "xfs auto", "xfs mounted"} {
+		kind, writer, _ := strings.Cut(way, " ")
+		if err := os.WriteFile(filepath.Join(p.home, kind+".json"), bytes.ReplaceAll(data, []byte("KIND"), []byte(kind)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		dir := kind + "-" + writer
+		if out, err := p.run("--libdir", "lib", "--disk-writer", writer, "--export", "image", "--output-directory", dir, kind+".json"); err != nil {
+			t.Fatalf("%s: %v\n%s", way, err, out)
+		}
+		boot := part{2048, 640000, ""}
+		if kind == "xfs" {
+			boot.options = ",nouuid"
+		}
+		got[way] = contents(t, filepath.Join(p.home, dir, "image/disk.img"), boot, part{642048, 600000, ""})
+	}
+	for way, content := range got {
+		kind, _, _ := strings.Cut(way, " ")
+		if want := strings.Replace(got["ext4 offline"], "TYPE=ext4", "TYPE="+kind, 1); content != want {
+			t.Errorf("%s:\n%s\nwant\n%s", way, content, want)
+		}
+	}
+	if out, err := p.run("--libdir", "lib", "--disk-writer", "offline", "--store", "other", "--export", "image", "--output-directory", "none", "xfs.json"); err == nil || !strings.Contains(out, "use a build root with newer xfsprogs, ext4 for /boot, or the helper ossify-loop") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
