@@ -249,7 +249,7 @@ func (w *writer) empty() error {
 }
 
 // label returns the entry of the root directory with the volume's label, or
-// nothing.
+// nothing. Its time, which is that of mkfs.fat, is the first that a FAT can have.
 func (f *Filesystem) label() ([]byte, error) {
 	root := make([]byte, f.layout.rootSize)
 	if _, err := f.image.ReadAt(root, f.layout.rootAt); err != nil {
@@ -258,6 +258,10 @@ func (f *Filesystem) label() ([]byte, error) {
 	for ; len(root) >= 32 && root[0] != 0; root = root[32:] {
 		const volume, long = 0x08, 0x0f
 		if attributes := root[11]; root[0] != 0xe5 && attributes&volume != 0 && attributes != long {
+			const first = 0x21 // 1980-01-01
+			for at, value := range map[int]uint16{14: 0, 16: first, 18: first, 22: 0, 24: first} {
+				binary.LittleEndian.PutUint16(root[at:], value)
+			}
 			return root[:32], nil
 		}
 	}
