@@ -89,7 +89,7 @@ func (b *builder) planLease(p *Pipeline) (*leaseChain, error) {
 func (c *leaseChain) add(p *Pipeline, i int, m *Mount) error {
 	kind := strings.TrimPrefix(m.Module.Name, "org.osbuild.")
 	if m.Device == nil || m.Device.Parent != nil || m.Device.Module.Meta.Offline != offlineFile || m.Partition != nil {
-		return fmt.Errorf("without root an %s is mounted from an org.osbuild.loopback that has the partition's start and size", kind)
+		return errors.New("without root it is mounted from an org.osbuild.loopback that has the partition's start and size")
 	}
 	region, err := loop.ParseRegion(orEmptyJSON(m.Device.Options))
 	if err != nil {
@@ -150,7 +150,7 @@ func (c *leaseChain) checkDevices(s *Stage) error {
 		mounted[m.Device] = m.Module.Meta.Offline == offlineLease
 	}
 	for _, d := range s.Devices {
-		if part := c.ofDevice(s, d); part != nil && !mounted[d] && s.Index != part.made && s.Index > part.made {
+		if part := c.ofDevice(s, d); part != nil && !mounted[d] && s.Index > part.made {
 			return fmt.Errorf("device %q: without root nothing but mounts can use the %s between the stage that makes it and the last one that mounts one: move the stage behind stage %d", d.Name, part.kind, c.last)
 		}
 	}
@@ -195,7 +195,7 @@ func (l *leased) take(ctx context.Context, helper string, size int64, filesystem
 	if err := l.conn.Create(ctx, uint64(size)); err != nil {
 		return err
 	}
-	if l.index, err = l.conn.Partition(ctx, uint64(size), 512); err != nil {
+	if l.index, err = l.conn.Partition(ctx, uint64(size), max(l.region.SectorSize, 512)); err != nil {
 		return err
 	}
 	return l.conn.Mkfs(ctx, l.index, filesystem)
