@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ossify/ossify/lease"
 	"github.com/ossify/ossify/module"
@@ -134,6 +135,8 @@ func (d *diskServer) close() error {
 
 // canMountDisks says whether ossify-loop answers.
 func canMountDisks(ctx context.Context, helper string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	conn, err := lease.Dial(ctx, helper)
 	return err == nil && conn.Close() == nil
 }
