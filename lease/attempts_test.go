@@ -68,17 +68,32 @@ func TestAttempts(t *testing.T) {
 	})
 	t.Run("15 a namespace of somebody else", func(t *testing.T) {
 		h.t = t
-		c := exec.Command("/proc/self/exe")
-		c.Env = []string{roleEnv + "=client", clientEnv + "=refused", socketEnv + "=" + h.socket, "WANT=namespace of somebody else"}
-		c.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(alice.id), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: groupID, Size: 1}},
-			Credential:  &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: true},
+		for _, c := range []struct {
+			want   string
+			flags  uintptr
+			mapped []syscall.SysProcIDMap
+		}{
+			{"namespace of somebody else", 0, []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(alice.id), Size: 1}, {ContainerID: 1, HostID: 0, Size: 1}}},
+			{"namespace of somebody else", 0, []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(alice.id), Size: 1}, {ContainerID: 1, HostID: int(bob.sub), Size: 1}}},
+			// Containers, and attempt 8: stages of a build, who have the ids of their user.
+			{"in a container, or in a stage", syscall.CLONE_NEWPID, []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(alice.id), Size: 1}}},
+		} {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = []string{roleEnv + "=client", clientEnv + "=refused", socketEnv + "=" + h.socket, "WANT=" + c.want}
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER | c.flags,
+				UidMappings: c.mapped,
+				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: groupID, Size: 1}},
+				Credential:  &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: true},
+			}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
 		}
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
+	})
+	t.Run("8 a nested namespace of a user's own", func(t *testing.T) {
+		h.t = t
+		h.as(alice, true, "inside")
 	})
 	t.Run("22 a thousand leases", func(t *testing.T) {
 		h.t = t
@@ -311,6 +326,21 @@ func refusedClient() error {
 	return nil
 }
 
+// insideClient starts a process as a build starts a stage.
+func insideClient() error {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), clientEnv+"=refused", nestEnv+"=", "WANT=in a container, or in a stage")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
 // subordinateClient becomes another user of its namespace, who is still in the group.
 func subordinateClient() error {
 	if err := syscall.Setresuid(5, 5, 5); err != nil {
@@ -342,8 +372,8 @@ func (c rawConn) ask(frame []byte, files ...int) error {
 	if err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
-	reply, err := wire.DecodeReply(frame)
-	return errors.Join(err, reply.Err())
+	_, _, err = wire.DecodeReply(frame)
+	return err
 }
 
 // descriptorsClient sends descriptors that nobody wants.
@@ -524,6 +554,17 @@ func mapsClient() error {
 			if err := want(unix.EPERM, err); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
+		}
+	}
+	// The kernel refuses maps that contradict themselves.
+	for name, m := range map[string][]wire.Range{
+		"overlap on disk": {{Disk: 0, Host: alice.id, Count: 1}, {Disk: 0, Host: alice.sub, Count: 1}},
+		"overlap of host": {{Disk: 0, Host: alice.id, Count: 1}, {Disk: 1, Host: alice.id, Count: 1}},
+		"beyond the end":  {{Disk: 1<<32 - 2, Host: alice.sub, Count: 10}},
+	} {
+		_, err := c.Mount(context.Background(), 0, MountOptions{UIDs: m, GIDs: good})
+		if err := want(unix.EINVAL, err); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

@@ -4,10 +4,13 @@ package lease
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -102,7 +105,7 @@ func (c *Conn) Mkfs(ctx context.Context, index uint8, fs Filesystem) error {
 			r.On |= option
 		}
 	}
-	if err := wire.SetString(r.Label[:], fs.Label); err != nil {
+	if err := setString(r.Label[:], fs.Label); err != nil {
 		return err
 	}
 	_, _, err := c.do(ctx, &r, false)
@@ -122,7 +125,7 @@ func (c *Conn) Mount(ctx context.Context, index uint8, o MountOptions) (*os.File
 	}
 	copy(r.UIDs[:], o.UIDs)
 	copy(r.GIDs[:], o.GIDs)
-	if err := wire.SetString(r.Subvolume[:], o.Subvolume); err != nil {
+	if err := setString(r.Subvolume[:], o.Subvolume); err != nil {
 		return nil, err
 	}
 	_, f, err := c.do(ctx, &r, true)
@@ -172,10 +175,28 @@ func (c *Conn) Export(ctx context.Context, index uint8) (*os.File, error) {
 }
 
 // Status returns a table of the caller's leases, for root of all. The connection
-// needs no lease for it. The caller closes the file.
-func (c *Conn) Status(ctx context.Context) (*os.File, error) {
+// needs no lease for it.
+func (c *Conn) Status(ctx context.Context) (table wire.Table, err error) {
 	_, f, err := c.do(ctx, &wire.Status{}, true)
-	return f, err
+	if err != nil {
+		return table, err
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.NewSectionReader(f, 0, 1<<20)).Decode(&table); err != nil {
+		return table, fmt.Errorf("read the status: %w", err)
+	}
+	return table, nil
+}
+
+// setString fills a field with text. It fails if the text does not fit or is not
+// printable.
+func setString(field []byte, text string) error {
+	if len(text) > len(field) || strings.Contains(text, "\x00") {
+		return wire.Errorf(syscall.EINVAL, "%.300q is longer than %d bytes, or has a NUL", text, len(field))
+	}
+	copy(field, text)
+	_, err := wire.String(field)
+	return err
 }
 
 // do sends a request and returns the reply's value, and its file if there must be one.
@@ -194,25 +215,20 @@ func (c *Conn) do(ctx context.Context, r wire.Request, wantFile bool, files ...i
 func (c *Conn) receive(ctx context.Context, sequence uint32, wantFile bool) (uint64, *os.File, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	frame, received, err := wire.Receive(c.conn)
+	frame, received, err := wire.ReceiveReply(c.conn)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask ossify-loop: %w", errors.Join(ctx.Err(), err))
 	}
-	reply, err := wire.DecodeReply(frame)
+	answered, value, err := wire.DecodeReply(frame)
 	switch {
 	case err != nil:
-	case reply.Sequence != sequence:
+	case answered != sequence:
 		err = wire.Errorf(syscall.EPROTO, "ossify-loop has answered something else than was asked")
-	case reply.Errno != 0:
-		err = reply.Err()
 	case wantFile != (len(received) == 1) || len(received) > 1:
 		err = wire.Errorf(syscall.EPROTO, "ossify-loop has sent %d descriptors", len(received))
 	case wantFile:
-		if _, _, err = wire.Receive(c.conn); err == nil {
-			return reply.Value, os.NewFile(uintptr(received[0]), "ossify-loop"), nil
-		}
-		err = fmt.Errorf("ask ossify-loop: %w", err)
+		return value, os.NewFile(uintptr(received[0]), "ossify-loop"), nil
 	}
 	wire.CloseAll(received)
-	return reply.Value, nil, err
+	return value, nil, err
 }

@@ -41,11 +41,12 @@ func clients() map[string]func() error {
 		"made":        madeClient,
 		"full":        fullClient,
 		"noise":       noiseClient,
+		"inside":      insideClient,
 	}
 }
 
 // capabilityV2 is cap_net_raw=ep as real root stores it.
-var capabilityV2 = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+var capabilityV2 = [20]byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 // lifeClient does with a lease what can be done.
 func lifeClient() error {
@@ -80,7 +81,7 @@ func lifeClient() error {
 		{Path: ".", SELinux: "system_u:object_r:root_t:s0"},
 		{Path: "secret/deep", SELinux: "system_u:object_r:deep_t:s0", Flags: wire.Append},
 		{Path: "link", SELinux: "system_u:object_r:link_t:s0"},
-		{Path: "ping", Capability: string(capabilityV2), Flags: wire.Immutable},
+		{Path: "ping", Capability: capabilityV2, Flags: wire.Immutable},
 	}); err != nil {
 		return err
 	}
@@ -145,8 +146,8 @@ func populate(dir string) error {
 		os.Mkdir(p("sticky"), 0o777), unix.Chmod(p("sticky"), 0o1777),
 		os.Mkdir(p("secret"), 0o700), os.WriteFile(p("secret/deep"), []byte("deep"), 0), os.Chown(p("secret/deep"), 9, 9), os.Chown(p("secret"), 9, 9),
 		os.WriteFile(p("xattr"), nil, 0o644), unix.Setxattr(p("xattr"), "user.test", []byte("value"), 0),
-		os.WriteFile(p("ping"), nil, 0o755), unix.Setxattr(p("ping"), "security.capability", capabilityV2, 0),
-		os.WriteFile(p("getcap"), nil, 0o755), unix.Setxattr(p("getcap"), "security.capability", capabilityV2, 0),
+		os.WriteFile(p("ping"), nil, 0o755), unix.Setxattr(p("ping"), "security.capability", capabilityV2[:], 0),
+		os.WriteFile(p("getcap"), nil, 0o755), unix.Setxattr(p("getcap"), "security.capability", capabilityV2[:], 0),
 		os.Link(p("xattr"), p("hard")),
 		os.Symlink("secret", p("link")),
 		unix.Mkfifo(p("fifo"), 0o640),
@@ -218,7 +219,7 @@ func TestLife(t *testing.T) {
 				{".", "security.selinux", "system_u:object_r:root_t:s0\x00"},
 				{"secret/deep", "security.selinux", "system_u:object_r:deep_t:s0\x00"},
 				{"link", "security.selinux", "system_u:object_r:link_t:s0\x00"},
-				{"ping", "security.capability", string(capabilityV2)},
+				{"ping", "security.capability", string(capabilityV2[:])},
 			} {
 				value := make([]byte, 256)
 				n, err := unix.Lgetxattr(filepath.Join(dir, x.path), x.name, value)

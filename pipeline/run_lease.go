@@ -346,7 +346,7 @@ func (l *leased) marks(ctx context.Context) ([]wire.Entry, error) {
 		if err == nil && n >= vfsCapSize {
 			value[3] = 2 // the version
 			mark := marks[name]
-			mark.Path, mark.Capability = name, string(value[:vfsCapSize])
+			mark.Path, mark.Capability = name, [vfsCapSize]byte(value[:vfsCapSize])
 			marks[name] = mark
 		}
 		return err

@@ -7,15 +7,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/ossify/ossify/lease"
@@ -45,47 +44,30 @@ func main() {
 // user's own two: "ossify-loop broker-root" becomes "broker", the first one itself
 // becomes "mounter", and the mounter starts "tree".
 func run() error {
-	role, args := "", []string{}
-	if len(os.Args) > 1 {
-		args = os.Args[1:]
-	}
-	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+	role, args := "", os.Args[min(1, len(os.Args)):]
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		role, args = args[0], args[1:]
 	}
 	var o options
-	set := flag.NewFlagSet("ossify-loop", flag.ContinueOnError)
+	set := flag.NewFlagSet("ossify-loop [status]", flag.ExitOnError)
 	set.StringVar(&o.listen, "listen", "", "`path` of the socket to make and listen at (status: to ask); without it systemd passes one")
 	set.StringVar(&o.group, "group", "ossify", "`group` whose users can have leases")
 	set.StringVar(&o.staging, "staging", "/var/lib/ossify-loop", "`directory` for the bytes of leases")
 	set.StringVar(&o.etc, "etc", "/etc", "`directory` of passwd, group, subuid and subgid")
 	set.Uint64Var(&o.quota, "quota", 64<<30, "`bytes` that all leases of a user may have")
 	set.IntVar(&o.leases, "leases", 16, "`number` of leases that a user may have")
-	set.SetOutput(io.Discard)
-	err := set.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Println("usage: ossify-loop [--listen PATH] [FLAG...]\n       ossify-loop status [--listen PATH]")
-		set.SetOutput(os.Stdout)
-		set.PrintDefaults()
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("%w; see ossify-loop --help", err)
-	}
-	if set.NArg() > 0 {
+	if err := set.Parse(args); err != nil || set.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q; ossify-loop [status] takes flags only, see --help", set.Arg(0))
 	}
 	switch role {
 	case "":
 		return start(o)
 	case "status":
-		return status(o)
+		return lease.PrintStatus(context.Background(), o.listen, os.Stdout)
 	case "broker-root":
-		if err := confine.Start(3, 4); err != nil {
-			return err
-		}
 		return confine.Broker(o.staging, o.arguments("broker"))
 	case "broker":
-		return serveBroker(o)
+		return serveBroker()
 	case "mounter":
 		return serveMounter(o)
 	case "tree":
@@ -98,25 +80,6 @@ func run() error {
 func (o options) arguments(role string) []string {
 	return []string{"ossify-loop", role, "--group=" + o.group, "--staging=" + o.staging, "--etc=" + o.etc,
 		"--quota=" + strconv.FormatUint(o.quota, 10), "--leases=" + strconv.Itoa(o.leases)}
-}
-
-// status prints the table of a running helper.
-func status(o options) error {
-	if o.listen == "" {
-		o.listen = lease.DefaultPath
-	}
-	c, err := lease.Dial(context.Background(), o.listen)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	table, err := c.Status(context.Background())
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-	_, err = io.Copy(os.Stdout, io.NewSectionReader(table, 0, 1<<20))
-	return err
 }
 
 // Descriptors of the helper's own processes.
@@ -133,7 +96,7 @@ func start(o options) error {
 	if os.Geteuid() != 0 {
 		return errors.New("only root can mount filesystems; start it with: sudo ossify-loop --listen PATH")
 	}
-	inherited, err := inheritedSocket()
+	listener, err := inherited()
 	if err != nil {
 		return err
 	}
@@ -141,7 +104,6 @@ func start(o options) error {
 		return err
 	}
 	runtime.LockOSThread() // the broker ends with the thread that starts it
-	listener := inherited
 	if listener == nil {
 		listener, err = listen(o)
 	}
@@ -168,20 +130,18 @@ func start(o options) error {
 	return confine.Mounter(o.staging, o.arguments("mounter"))
 }
 
-// inheritedSocket returns the socket that systemd passes (sd_listen_fds(3)), nil if
-// there is none.
-func inheritedSocket() (*os.File, error) {
+// inherited returns the socket that systemd passes (sd_listen_fds(3)), nil if there is
+// none.
+func inherited() (*os.File, error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil, nil
 	}
-	kind, err := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_TYPE)
-	listens, listenErr := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	domain, domainErr := unix.GetsockoptInt(3, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err := errors.Join(err, listenErr, domainErr); err != nil || os.Getenv("LISTEN_FDS") != "1" ||
-		kind != unix.SOCK_SEQPACKET || listens != 1 || domain != unix.AF_UNIX {
+	f := os.NewFile(3, "listener")
+	l, err := net.FileListener(f)
+	if err != nil || os.Getenv("LISTEN_FDS") != "1" || l.Addr().Network() != "unixpacket" {
 		return nil, errors.New("what systemd passes is not one listening unix socket; use ListenSequentialPacket= in the socket unit")
 	}
-	return os.NewFile(3, "listener"), nil
+	return f, nil
 }
 
 // listen makes the socket, for the group.
@@ -189,21 +149,18 @@ func listen(o options) (*os.File, error) {
 	if o.listen == "" {
 		return nil, errors.New("no socket was passed; give a path with: ossify-loop --listen PATH")
 	}
-	if err := checkDirectory(filepath.Dir(o.listen)); err != nil {
+	if err := checkDirectory(filepath.Dir(o.listen), 0o002); err != nil {
 		return nil, err
 	}
 	gid, err := mounter.GroupID(o.etc, o.group)
 	if err != nil {
 		return nil, err
 	}
-	if st, err := os.Lstat(o.listen); err == nil && st.Mode().Type() == fs.ModeSocket {
-		if c, err := net.Dial("unixpacket", o.listen); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("another ossify-loop listens at %s", o.listen)
-		}
-		if err := os.Remove(o.listen); err != nil {
-			return nil, fmt.Errorf("remove the socket of an earlier ossify-loop: %w", err)
-		}
+	if c, err := net.Dial("unixpacket", o.listen); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another ossify-loop listens at %s", o.listen)
+	} else if errors.Is(err, unix.ECONNREFUSED) {
+		err = os.Remove(o.listen) // an earlier ossify-loop's
 	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: o.listen, Net: "unixpacket"})
 	if err != nil {
@@ -217,13 +174,13 @@ func listen(o options) (*os.File, error) {
 }
 
 // checkDirectory refuses a directory in which others could put things in our way.
-func checkDirectory(dir string) error {
-	st, err := os.Stat(dir)
+func checkDirectory(dir string, others fs.FileMode) error {
+	st, err := os.Lstat(dir)
 	if err != nil {
 		return fmt.Errorf("look at the socket's or staging directory's place: %w", err)
 	}
-	if st.Mode().Perm()&0o002 != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
-		return fmt.Errorf("%s can be written to by others than root; take a directory of root's, such as /run/ossify-loop", dir)
+	if !st.IsDir() || st.Mode().Perm()&others != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		return fmt.Errorf("%s must be a directory of root's that others cannot write to, and a staging directory one that only root can enter (chmod 700); it is %s", dir, st.Mode())
 	}
 	return nil
 }
@@ -234,58 +191,37 @@ func openStaging(dir string) (int, error) {
 	if !filepath.IsAbs(dir) {
 		return -1, fmt.Errorf("the staging directory %q must be an absolute path", dir)
 	}
-	if err := checkDirectory(filepath.Dir(dir)); err != nil {
+	if err := checkDirectory(filepath.Dir(dir), 0o022); err != nil {
 		return -1, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return -1, fmt.Errorf("make the staging directory: %w", err)
 	}
-	st, err := os.Lstat(dir)
-	if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
-		return -1, fmt.Errorf("the staging directory %s is not a directory that only root can enter; correct it with: sudo chown root: %s && sudo chmod 700 %s", dir, dir, dir)
+	if err := checkDirectory(dir, 0o077); err != nil {
+		return -1, err
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	return fd, wire.In("open the staging directory", err)
 }
 
 // serveBroker is the broker, from where it has no rights anymore.
-func serveBroker(o options) error {
+func serveBroker() error {
 	l, err := net.FileListener(os.NewFile(listenerFD, "listener"))
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+	control, controlErr := wire.FileConn(brokerFD)
+	if err = errors.Join(err, controlErr, confine.FilterBroker()); err != nil {
+		return fmt.Errorf("start the broker: %w", err)
 	}
-	listener, ok := l.(*net.UnixListener)
-	control, err := wire.FileConn(brokerFD)
-	if err == nil {
-		err = confine.FilterBroker()
-	}
-	if err != nil || !ok {
-		return fmt.Errorf("start the broker: %v", err)
-	}
-	b := broker.Broker{Mounter: control, PerUser: o.leases + 16}
-	return b.Serve(listener)
+	return broker.Serve(l.(*net.UnixListener), control)
 }
 
 // serveMounter is the mounter, from where it has only the rights that it needs. What
 // it has mounted and started goes with it.
 func serveMounter(o options) error {
-	if err := confine.Start(); err != nil {
-		return err
-	}
+	unix.CloseOnExec(stagingFD)
 	control, err := wire.FileConn(mounterFD)
-	if err == nil {
-		err = confine.FilterMounter()
-	}
-	if err != nil {
+	if err = errors.Join(err, confine.FilterMounter()); err != nil {
 		return fmt.Errorf("start the mounter: %w", err)
 	}
 	m := mounter.Mounter{Staging: stagingFD, Quota: o.quota, Leases: o.leases, Group: o.group, Etc: o.etc, Log: os.Stderr}
-	// On a signal it ends, as it ends when it is killed.
-	end, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	context.AfterFunc(end, func() {
-		fmt.Fprintln(os.Stderr, "ossify-loop: asked to end; leases are dropped")
-		os.Exit(0)
-	})
 	return m.Serve(control)
 }

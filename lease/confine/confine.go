@@ -15,6 +15,8 @@
 package confine
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -59,43 +61,24 @@ type step struct {
 	do   func() error
 }
 
-// take takes steps until one fails.
-func take(steps ...step) error {
-	for _, s := range steps {
-		if err := s.do(); err != nil {
-			return fmt.Errorf("%s: %w", s.what, err)
-		}
-	}
-	return nil
-}
-
-// Start makes this process independent of how it was started: limits, file mode
-// mask, descriptors. keep are the descriptors beyond 2 that stay open when a
-// program is run.
-func Start(keep ...int) error {
+// Start makes this process, and what it runs, independent of how it was started:
+// limits, file mode mask, descriptors.
+func Start() error {
 	const most = unix.RLIM_INFINITY
 	unix.Umask(0o077)
 	for limit, size := range map[int]uint64{
 		unix.RLIMIT_NPROC: most, unix.RLIMIT_FSIZE: most, unix.RLIMIT_CPU: most, unix.RLIMIT_AS: most, unix.RLIMIT_DATA: most,
 		unix.RLIMIT_STACK: 8 << 20, unix.RLIMIT_NOFILE: 16384, unix.RLIMIT_CORE: 0,
 	} {
-		var old unix.Rlimit
-		err := unix.Getrlimit(limit, &old)
-		if err == nil && unix.Setrlimit(limit, &unix.Rlimit{Cur: size, Max: size}) != nil {
-			// Without CAP_SYS_RESOURCE it goes no further than this.
-			err = unix.Setrlimit(limit, &unix.Rlimit{Cur: min(size, old.Max), Max: min(size, old.Max)})
-		}
-		if err != nil {
+		var l unix.Rlimit
+		err := unix.Getrlimit(limit, &l)
+		l.Max = min(l.Max, size)
+		l.Cur = l.Max
+		if err = errors.Join(err, unix.Setrlimit(limit, &l)); err != nil {
 			return fmt.Errorf("set limit %d of this process: %w", limit, err)
 		}
 	}
-	err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
-	for _, fd := range keep {
-		if err == nil {
-			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
-		}
-	}
-	return wire.In("close descriptors", err)
+	return wire.In("close descriptors", unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC))
 }
 
 // Mounter makes this process the mounter: it runs the program again, as root with
@@ -103,23 +86,28 @@ func Start(keep ...int) error {
 // read-only but an empty filesystem in memory on dir, the working directory. Id
 // maps are written to /proc; what rules the machine stays read-only there.
 func Mounter(dir string, args []string) error {
+	bind := func(path string) step {
+		return step{"keep " + path + " read-only", func() error {
+			if err := unix.Mount(path, path, "", unix.MS_BIND, ""); err != unix.ENOENT {
+				return err
+			}
+			return nil // this kernel has none
+		}}
+	}
 	return again(args, Capabilities(),
 		step{"make the mounter's view of the system read-only", func() error {
 			return unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 		}},
-		step{"keep /proc/sys read-only", func() error { return unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, "") }},
-		step{"keep /proc/sysrq-trigger read-only", func() error {
-			if err := unix.Mount("/proc/sysrq-trigger", "/proc/sysrq-trigger", "", unix.MS_BIND, ""); err != unix.ENOENT {
-				return err
-			}
-			return nil
-		}},
+		bind("/proc/sys"), bind("/proc/sysrq-trigger"),
 		step{"make /proc writable", func() error {
 			return unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
 		}},
 		memory(dir, 0),
 		step{"enter " + dir, func() error { return unix.Chdir(dir) }},
 		step{"make a place to mount", func() error { return unix.Mkdir("mnt", 0o700) }},
+		// What the machine's other disks are is none of mkfs' business: mkfs.btrfs refuses
+		// uuids that it finds in /run/blkid.
+		memory("/run", unix.MS_RDONLY),
 	)
 }
 
@@ -153,12 +141,9 @@ func memory(dir string, flags uintptr) step {
 func again(args []string, keep []int, steps ...step) error {
 	runtime.LockOSThread()
 	program, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
+	argv, argvErr := syscall.SlicePtrFromStrings(args)
+	if err = cmp.Or(err, argvErr); err != nil {
 		return fmt.Errorf("open this program: %w", err)
-	}
-	argv, err := syscall.SlicePtrFromStrings(args)
-	if err != nil {
-		return fmt.Errorf("run this program again: %w", err)
 	}
 	all := append([]step{
 		{"make namespaces", func() error {
@@ -172,16 +157,18 @@ func again(args []string, keep []int, steps ...step) error {
 			step{"leave all groups", func() error { return syscall.Setgroups(nil) }},
 			step{"become the broker's group", func() error { return syscall.Setresgid(BrokerID, BrokerID, BrokerID) }},
 			step{"become the broker's user", func() error { return syscall.Setresuid(BrokerID, BrokerID, BrokerID) }},
-			step{"end with the mounter", func() error {
-				return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
-			}})
+			step{"end with the mounter", func() error { return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0) }},
+		)
 	}
-	return take(append(all, step{"run this program again", func() error {
-		empty, none := [1]byte{}, [1]*byte{}
-		_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, uintptr(program), uintptr(unsafe.Pointer(&empty[0])),
-			uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&none[0])), unix.AT_EMPTY_PATH, 0)
-		return errno
-	}})...)
+	for _, s := range all {
+		if err := s.do(); err != nil {
+			return fmt.Errorf("%s: %w", s.what, err)
+		}
+	}
+	empty, none := [1]byte{}, [1]*byte{}
+	_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, uintptr(program), uintptr(unsafe.Pointer(&empty[0])),
+		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&none[0])), unix.AT_EMPTY_PATH, 0)
+	return fmt.Errorf("run this program again: %w", errno)
 }
 
 // drop takes all capabilities but those of keep away from what this thread
@@ -199,13 +186,10 @@ func drop(keep []int) error {
 	}
 	var sets [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	return take(
-		step{"ambient", func() error { return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }},
-		step{"look", func() error { return unix.Capget(&header, &sets[0]) }},
-		step{"inheritable", func() error {
-			sets[0].Inheritable, sets[1].Inheritable = 0, 0
-			return unix.Capset(&header, &sets[0])
-		}},
-		step{"no_new_privs", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
-	)
+	err := unix.Capget(&header, &sets[0])
+	sets[0].Inheritable, sets[1].Inheritable = 0, 0
+	return cmp.Or(err,
+		unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
+		unix.Capset(&header, &sets[0]),
+		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 }

@@ -6,9 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"syscall"
-	"time"
 
 	"github.com/ossify/ossify/lease/wire"
 	"golang.org/x/sys/unix"
@@ -30,14 +28,13 @@ import (
 // place is where mounts are attached, in the working directory.
 const place = "mnt"
 
-// handLimit is how long the child may take.
-const handLimit = 20 * time.Second
-
 // hand makes a copy of a detached mount that can be given away, with the ids mapped.
-// The caller closes its descriptor.
+// The caller closes its descriptor, also beside an error.
 func (m *Mounter) hand(mnt int, uids, gids []wire.Range) (fd int, err error) {
 	m.placing.Lock()
 	defer m.placing.Unlock()
+	runtime.LockOSThread() // the child ends with the thread that starts it
+	defer runtime.UnlockOSThread()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make a socket pair: %w", err)
@@ -46,17 +43,11 @@ func (m *Mounter) hand(mnt int, uids, gids []wire.Range) (fd int, err error) {
 	defer theirs.Close()
 	conn, err := wire.FileConn(pair[0])
 	if err != nil {
-		return -1, fmt.Errorf("talk to a child: %w", err)
+		return -1, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(handLimit)); err != nil {
-		return -1, fmt.Errorf("talk to a child: %w", err)
-	}
-
-	runtime.LockOSThread() // it ends with the thread that starts it
-	defer runtime.UnlockOSThread()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args, cmd.Env = []string{os.Args[0], "tree"}, []string{}
+	cmd.Args, cmd.Env = []string{"ossify-loop", "tree"}, []string{}
 	cmd.Stderr, cmd.ExtraFiles = os.Stderr, []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
@@ -69,41 +60,29 @@ func (m *Mounter) hand(mnt int, uids, gids []wire.Range) (fd int, err error) {
 	}
 	theirs.Close()
 	defer func() {
-		if err != nil {
-			cmd.Process.Kill()
-		}
-		if waitErr := cmd.Wait(); waitErr != nil && err == nil {
-			err = fmt.Errorf("copy the mount: %w", waitErr)
-		}
-		if err != nil && fd >= 0 {
-			unix.Close(fd)
-		}
+		conn.Close() // ends a child that still waits
+		err = errors.Join(err, wire.In("copy the mount", cmd.Wait()))
 	}()
-
 	ids, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
 	if err != nil {
 		return -1, fmt.Errorf("find the user namespace: %w", err)
 	}
 	defer ids.Close()
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ids.Fd())}
-	if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return -1, fmt.Errorf("map the ids of the mount: %w", err)
+	if err = unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &attr); err == nil {
+		err = unix.MoveMount(mnt, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}
-	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return -1, fmt.Errorf("attach the mount: %w", err)
+	if err != nil {
+		return -1, fmt.Errorf("attach the mount, with its ids mapped: %w", err)
 	}
 	defer func() {
-		if unmountErr := unix.Unmount(place, unix.MNT_DETACH); unmountErr != nil {
-			err = errors.Join(err, fmt.Errorf("detach the mount: %w", unmountErr))
-		}
+		err = errors.Join(err, wire.In("detach the mount", unix.Unmount(place, unix.MNT_DETACH)))
 	}()
-	if err := wire.Send(conn, []byte{0}); err != nil {
-		return -1, fmt.Errorf("talk to a child: %w", err)
-	}
-	_, files, err := wire.Receive(conn)
-	if err != nil || len(files) != 1 {
+	err = wire.Send(conn, []byte{0})
+	_, files, receiveErr := wire.Receive(conn)
+	if err = errors.Join(err, receiveErr); err != nil || len(files) != 1 {
 		wire.CloseAll(files)
-		return -1, fmt.Errorf("copy the mount: %w", errors.Join(err, wire.Errorf(syscall.EIO, "the child has made no copy")))
+		return -1, wire.Errorf(syscall.EIO, "the child has made no copy of the mount: %v", err)
 	}
 	return files[0], nil
 }
@@ -113,11 +92,6 @@ func mappings(ranges []wire.Range) (out []syscall.SysProcIDMap) {
 		out = append(out, syscall.SysProcIDMap{ContainerID: int(r.Disk), HostID: int(r.Host), Size: int(r.Count)})
 	}
 	return out
-}
-
-// ranges are those of a map that have ids.
-func ranges(m [wire.MaxRanges]wire.Range) []wire.Range {
-	return slices.DeleteFunc(m[:], func(r wire.Range) bool { return r.Count == 0 })
 }
 
 // Tree is the child of hand: it copies a mount, and sends the copy over the socket,
@@ -130,12 +104,12 @@ func Tree(socket int) error {
 	}
 	defer conn.Close()
 	if _, _, err := wire.Receive(conn); err != nil {
-		return fmt.Errorf("wait for the mount: %w", err)
+		return nil // the mounter has said why
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
+	fd := -1
+	if err = unix.Unshare(unix.CLONE_NEWNS); err == nil {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, place, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, place, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("copy the mount: %w", err)
 	}

@@ -9,30 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seals are those of a file that nobody can change anymore.
-const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
-
-// checkSealed returns a list's size. It refuses one that is too large, or in something
-// else than a memfd that nobody can change anymore.
-func checkSealed(fd int) (size int64, err error) {
+// label stores a list of entries in a filesystem that nobody has mounted. The list is in
+// a memfd that nobody can change anymore.
+func (m *Mounter) label(l *lease, index uint8, memfd int) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
 	var st unix.Stat_t
-	have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	if err != nil || have&seals != seals || unix.Fstat(fd, &st) != nil || st.Size > wire.MaxLabels {
-		return 0, wire.Errorf(syscall.EINVAL, "a list of labels is a sealed memfd of at most %d bytes", wire.MaxLabels)
+	have, err := unix.FcntlInt(uintptr(memfd), unix.F_GET_SEALS, 0)
+	if err != nil || have&seals != seals || unix.Fstat(memfd, &st) != nil || st.Size > wire.MaxLabels {
+		return wire.Errorf(syscall.EINVAL, "a list of labels is a sealed memfd of at most %d bytes", wire.MaxLabels)
 	}
-	return st.Size, nil
-}
-
-// label stores a list of entries, in a memfd that was checked, in a filesystem that
-// nobody has mounted.
-func (m *Mounter) label(p *partition, memfd int, size int64) error {
-	if p.mounted(grace) {
-		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
+	p, err := l.find(index, true, true)
+	if err == nil {
+		err = p.release(grace)
+	}
+	if err != nil {
+		return err
 	}
 	m.labelling.Lock() // one list in memory
 	defer m.labelling.Unlock()
-	list := make([]byte, size)
-	if n, err := unix.Pread(memfd, list, 0); err != nil || int64(n) != size { // a memfd has no short reads
+	list := make([]byte, st.Size)
+	if n, err := unix.Pread(memfd, list, 0); err != nil || n != len(list) { // a memfd has no short reads
 		return wire.Errorf(syscall.EIO, "read the list of labels: %d bytes, %v", n, err)
 	}
 	// Nothing is done if the list is not good to its end.
@@ -41,20 +37,15 @@ func (m *Mounter) label(p *partition, memfd int, size int64) error {
 			return err
 		}
 	}
-	mnt, err := p.mount(false, "")
+	root, err := p.root()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(mnt)
-	root, err := unix.Openat(mnt, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the filesystem: %w", err)
-	}
 	defer unix.Close(root)
 	// Flags come last: what is immutable takes no label.
-	for _, store := range []func(path int, e wire.Entry) error{storeXattrs, storeFlags} {
+	for _, flags := range []bool{false, true} {
 		for e := range wire.Labels(list) {
-			if err := at(root, e, store); err != nil {
+			if err := store(root, e, flags); err != nil {
 				return fmt.Errorf("label %.200q: %w", e.Path, err)
 			}
 		}
@@ -62,11 +53,18 @@ func (m *Mounter) label(p *partition, memfd int, size int64) error {
 	return wire.In("write out labels", unix.Syncfs(root))
 }
 
-// at opens the path of an entry, whatever is there, and does not leave the filesystem.
-func at(root int, e wire.Entry, do func(path int, e wire.Entry) error) error {
+// store stores an entry's flags or all but them, without leaving the filesystem. Xattrs go
+// through /proc, for those of symbolic links and of files that cannot be opened.
+func store(root int, e wire.Entry, flags bool) error {
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	if flags && e.Flags == 0 {
+		return nil
+	}
+	if flags {
+		how.Flags = unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	}
 	fd, err := unix.Openat2(root, e.Path, &how)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
@@ -76,43 +74,19 @@ func at(root int, e wire.Entry, do func(path int, e wire.Entry) error) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return do(fd, e)
-}
-
-// storeXattrs goes through /proc, for xattrs of symbolic links and of files that cannot
-// be opened.
-func storeXattrs(path int, e wire.Entry) error {
-	name := fmt.Sprintf("/proc/self/fd/%d", path)
-	if e.SELinux != "" {
-		if err := unix.Setxattr(name, "security.selinux", append([]byte(e.SELinux), 0), 0); err != nil {
-			return fmt.Errorf("store the SELinux context: %w", err)
+	if flags {
+		has, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+		if err == nil {
+			err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(has|uint32(e.Flags)))
 		}
+		return wire.In("set inode flags", err)
 	}
-	if e.Capability == "" {
-		return nil
+	name := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if e.SELinux != "" {
+		err = unix.Setxattr(name, "security.selinux", append([]byte(e.SELinux), 0), 0)
 	}
-	return wire.In("store capabilities", unix.Setxattr(name, "security.capability", []byte(e.Capability), 0))
-}
-
-func storeFlags(path int, e wire.Entry) error {
-	if e.Flags == 0 {
-		return nil
+	if err == nil && e.Capability != [20]byte{} {
+		err = unix.Setxattr(name, "security.capability", e.Capability[:], 0)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(path, &st); err != nil {
-		return err
-	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-		return wire.Errorf(syscall.EPERM, "only files and directories have inode flags")
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-	if err == nil && flags|uint32(e.Flags) != flags {
-		err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|uint32(e.Flags)))
-	}
-	return wire.In("set inode flags", err)
+	return wire.In("store extended attributes", err)
 }

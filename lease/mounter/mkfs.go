@@ -13,7 +13,6 @@ import (
 
 	"github.com/ossify/ossify/lease/confine"
 	"github.com/ossify/ossify/lease/wire"
-	"golang.org/x/sys/unix"
 )
 
 // mkfsLimit is how long mkfs may take.
@@ -23,28 +22,23 @@ const mkfsLimit = 5 * time.Minute
 // this file, for so long; it gets its capabilities, network and system calls from
 // the mounter, who has few of them, and from its user, who has fewer.
 func (p *partition) mkfs(r *wire.Mkfs) (err error) {
-	if p.mounted(grace) {
-		return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
+	if err := p.release(grace); err != nil {
+		return err
 	}
 	path := "/usr/sbin/mkfs." + r.Type.String()
 	if _, err := os.Stat(path); err != nil {
 		path = strings.TrimPrefix(path, "/usr")
 	}
 	p.kind = 0
-	if err := unix.Fchown(p.fd(), confine.MkfsID, confine.MkfsID); err != nil {
+	if err := p.file.Chown(confine.MkfsID, confine.MkfsID); err != nil {
 		return fmt.Errorf("give the partition to mkfs: %w", err)
 	}
-	defer func() {
-		if ownErr := unix.Fchown(p.fd(), 0, 0); ownErr != nil {
-			p.kind, err = 0, errors.Join(err, fmt.Errorf("take the partition from mkfs: %w", ownErr))
-		}
-	}()
-	if err := run(p.file, path, append(mkfsArgs(r, p.sector), "/proc/self/fd/3")); err != nil {
-		return err
+	err = run(p.file, path, append(mkfsArgs(r, p.sector), "/proc/self/fd/3"))
+	if ownErr := p.file.Chown(0, 0); err != nil || ownErr != nil {
+		return errors.Join(err, wire.In("take the partition from mkfs", ownErr))
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(p.fd(), &st); err != nil || uint64(st.Size) != p.size {
-		return wire.Errorf(syscall.EIO, "mkfs.%s has changed the partition's size from %d bytes to %d", r.Type, p.size, st.Size)
+	if st, err := p.file.Stat(); err != nil || uint64(st.Size()) != p.size {
+		return wire.Errorf(syscall.EIO, "mkfs.%s has changed the partition's size from %d bytes", r.Type, p.size)
 	}
 	if err := p.allocate(); err != nil {
 		return err
@@ -53,47 +47,47 @@ func (p *partition) mkfs(r *wire.Mkfs) (err error) {
 	return nil
 }
 
+// choices are arguments for options that are false and true.
+var choices = []struct {
+	option  wire.Options
+	off, on []string
+}{
+	{wire.LazyInit, []string{"-E", "lazy_itable_init=0", "-E", "lazy_journal_init=0"}, []string{"-E", "lazy_itable_init=1", "-E", "lazy_journal_init=1"}},
+	{wire.Verity, []string{"-O", "^verity"}, []string{"-O", "verity"}},
+	{wire.OrphanFile, []string{"-O", "^orphan_file"}, []string{"-O", "orphan_file"}},
+	{wire.MetadataCsumSeed, []string{"-O", "^metadata_csum_seed"}, []string{"-O", "metadata_csum_seed"}},
+	{wire.MetadataDup, []string{"-m", "single"}, []string{"-m", "dup"}},
+}
+
 // mkfsArgs are the arguments of the program. Nothing is discarded, for a file would
 // get holes.
 func mkfsArgs(r *wire.Mkfs, sector uint32) (args []string) {
-	add := func(a ...string) { args = append(args, a...) }
 	u := r.UUID
 	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 	switch r.Type {
 	case wire.Ext4:
-		add("-F", "-q", "-E", "nodiscard", "-U", uuid)
+		args = []string{"-F", "-q", "-E", "nodiscard", "-U", uuid}
 		if sector > 1024 {
-			add("-b", fmt.Sprint(sector)) // small filesystems have smaller blocks
-		}
-		if r.Set&wire.LazyInit != 0 {
-			value := map[bool]string{false: "0", true: "1"}[r.On&wire.LazyInit != 0]
-			add("-E", "lazy_itable_init="+value, "-E", "lazy_journal_init="+value)
-		}
-		for _, feature := range []struct {
-			name   string
-			option wire.Options
-		}{{"verity", wire.Verity}, {"orphan_file", wire.OrphanFile}, {"metadata_csum_seed", wire.MetadataCsumSeed}} {
-			switch {
-			case r.Set&feature.option == 0:
-			case r.On&feature.option != 0:
-				add("-O", feature.name)
-			default:
-				add("-O", "^"+feature.name)
-			}
+			args = append(args, "-b", fmt.Sprint(sector)) // small filesystems have smaller blocks
 		}
 	case wire.XFS:
-		add("-f", "-q", "-K", "-s", fmt.Sprintf("size=%d", sector), "-m", "uuid="+uuid)
+		args = []string{"-f", "-q", "-K", "-s", fmt.Sprintf("size=%d", sector), "-m", "uuid=" + uuid}
 		if r.Groups != 0 {
-			add("-d", fmt.Sprintf("agcount=%d", r.Groups))
+			args = append(args, "-d", fmt.Sprintf("agcount=%d", r.Groups))
 		}
 	case wire.Btrfs:
-		add("-f", "-q", "-K", "-U", uuid)
-		if r.Set&wire.MetadataDup != 0 {
-			add("-m", map[bool]string{false: "single", true: "dup"}[r.On&wire.MetadataDup != 0])
+		args = []string{"-f", "-q", "-K", "-U", uuid}
+	}
+	for _, c := range choices {
+		switch {
+		case r.On&c.option != 0:
+			args = append(args, c.on...)
+		case r.Set&c.option != 0:
+			args = append(args, c.off...)
 		}
 	}
 	if label, _ := wire.String(r.Label[:]); label != "" {
-		add("-L", label)
+		args = append(args, "-L", label)
 	}
 	return args
 }
@@ -114,10 +108,10 @@ func run(file *os.File, path string, args []string) error {
 	}
 	output, err := cmd.CombinedOutput()
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return wire.Errorf(syscall.ENOENT, "%s is not installed on this machine", path)
 	case ctx.Err() != nil:
 		return wire.Errorf(syscall.ETIMEDOUT, "%s has not ended in %s", path, mkfsLimit)
+	case errors.Is(err, os.ErrNotExist):
+		return wire.Errorf(syscall.ENOENT, "%s is not installed on this machine", path)
 	case err != nil:
 		return wire.Errorf(syscall.EIO, "%s: %v: %s", path, err, strings.ToValidUTF8(strings.TrimSpace(string(output)), "?"))
 	}

@@ -1,6 +1,22 @@
+// Package mounter is the half of ossify-loop that has rights: it makes backing
+// files, runs mkfs on them, mounts them, and hands out mounts and finished bytes.
+//
+// It believes the broker nothing. A lease begins with the client's own connection,
+// of which the kernel tells who is at the other end; requests are decoded and
+// checked again; quotas are counted here, where the files are.
+//
+//	broker → mounter   client's connection, one end of a new socket pair
+//	mounter → broker   reply to 0 on the new pair: who it is, or why nobody
+//	broker ↔ mounter   the client's requests and their replies, on the new pair
+//	broker closes it   the lease ends
+//
+// What is mounted was made by mkfs on a file that only the kernel has written to
+// since, so no client decides what the kernel's filesystems parse.
 package mounter
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,17 +49,22 @@ type Mounter struct {
 	// labelling is held while a list of labels is in memory.
 	labelling sync.Mutex
 
-	mu     sync.Mutex // guards what follows, and the numbers of leases
-	leases []*lease
-	taken  uint64
+	mu      sync.Mutex // guards what follows, and the numbers of leases
+	leases  []*lease
+	taken   uint64
+	clients map[uint32]int // connections by user id
 }
 
-// maxPartitions is how many a lease can have.
-const maxPartitions = 32
+const (
+	// maxPartitions is how many a lease can have.
+	maxPartitions = 32
+	// spare is how many connections more than leases a user can have.
+	spare = 16
+)
 
 // lease belongs to one connection.
 type lease struct {
-	*caller
+	caller
 	number     uint64 // from 1; 0 as long as there is none
 	size, used uint64
 	begun      time.Time
@@ -53,6 +74,7 @@ type lease struct {
 
 // Serve takes clients from the broker, until the broker is gone.
 func (m *Mounter) Serve(broker *net.UnixConn) error {
+	m.clients = map[uint32]int{}
 	for {
 		_, files, err := wire.Receive(broker)
 		if err != nil {
@@ -62,31 +84,29 @@ func (m *Mounter) Serve(broker *net.UnixConn) error {
 			wire.CloseAll(files)
 			continue
 		}
-		go func() {
-			channel, err := wire.FileConn(files[1])
-			if err != nil {
-				unix.Close(files[0])
-				return
-			}
-			m.client(files[0], channel)
-		}()
+		go m.client(files[0], files[1])
 	}
 }
 
 // client serves one client. It closes both of its arguments.
-func (m *Mounter) client(client int, channel *net.UnixConn) {
-	defer channel.Close()
+func (m *Mounter) client(client, fd int) {
 	c, err := m.authenticate(client)
 	unix.Close(client)
-	uid := uint64(0)
-	if err == nil {
-		uid = uint64(c.uid)
+	channel, connErr := wire.FileConn(fd)
+	if connErr != nil {
+		return
 	}
-	if sendErr := wire.Send(channel, wire.ReplyTo(0, uid, err).Encode()); err != nil || sendErr != nil {
+	defer channel.Close()
+	l := &lease{}
+	if err == nil {
+		l.caller = *c
+		err = m.count(c.uid, 1)
+		defer m.count(c.uid, -1)
+	}
+	if sendErr := wire.Send(channel, wire.Reply(0, 0, err)); err != nil || sendErr != nil {
 		m.logf("lease refused: %v", errors.Join(err, sendErr))
 		return
 	}
-	l := &lease{caller: c}
 	defer m.drop(l)
 	for {
 		frame, files, err := wire.Receive(channel)
@@ -94,35 +114,37 @@ func (m *Mounter) client(client int, channel *net.UnixConn) {
 			return
 		}
 		sequence, r, err := wire.Decode(frame, len(files))
-		value, fd := uint64(0), -1
+		value, results := uint64(0), []int(nil)
 		if err == nil {
-			value, fd, err = m.carryOut(l, r, files)
+			value, results, err = m.carryOut(l, r, files)
 		}
 		wire.CloseAll(files)
-		answer := wire.ReplyTo(sequence, value, err).Encode()
-		if fd >= 0 {
-			err = wire.Send(channel, answer, fd)
-			unix.Close(fd)
-			err = errors.Join(err, wire.Send(channel, answer))
-		} else {
-			err = wire.Send(channel, answer)
-		}
+		err = wire.SendReply(channel, wire.Reply(sequence, value, err), results...)
 		if _, last := r.(*wire.Close); last || err != nil {
 			return
 		}
 	}
 }
 
-// carryOut carries a request out. It returns the reply's value, and its descriptor or
-// -1.
-func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64, fd int, err error) {
-	fd = -1
+// count adds to a user's connections; it fails if there are too many.
+func (m *Mounter) count(uid uint32, n int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.clients[uid] += n; m.clients[uid] > m.Leases+spare {
+		return wire.Errorf(syscall.EUSERS, "user id %d has %d connections already", uid, m.clients[uid]-1)
+	}
+	return nil
+}
+
+// carryOut carries a request out. It returns the reply's value and descriptors.
+func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64, results []int, err error) {
 	var p *partition
+	fd := -1
 	switch r := r.(type) {
 	case *wire.Create:
 		err = m.create(l, r.Size)
 	case *wire.Status:
-		fd, err = m.status(l.caller)
+		fd, err = m.status(&l.caller)
 	case *wire.Partition:
 		value, err = m.partition(l, r)
 	case *wire.Mkfs:
@@ -134,13 +156,7 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 			fd, err = m.mount(l, p, r)
 		}
 	case *wire.Label:
-		var size int64
-		if size, err = checkSealed(files[0]); err == nil {
-			p, err = l.find(r.Index, true, true)
-		}
-		if err == nil {
-			err = m.label(p, files[0], size)
-		}
+		err = m.label(l, r.Index, files[0])
 	case *wire.Sync:
 		if p, err = l.find(r.Index, false, false); err == nil {
 			err = p.sync()
@@ -151,11 +167,11 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 			fd, err = p.export()
 		}
 	}
-	if err != nil && fd >= 0 {
-		unix.Close(fd)
-		fd = -1
+	if fd >= 0 && err == nil {
+		return value, []int{fd}, nil
 	}
-	return value, fd, err
+	unix.Close(fd)
+	return value, nil, err
 }
 
 // usage is what a user's leases add up to.
@@ -202,12 +218,8 @@ func (m *Mounter) drop(l *lease) {
 	m.mu.Lock()
 	l.dropped = true
 	m.mu.Unlock()
-	wait := pause
 	for _, p := range l.partitions {
-		for ; !p.unused(); wait = min(2*wait, 20*pause) {
-			time.Sleep(wait)
-		}
-		p.file.Close()
+		p.close()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -229,10 +241,9 @@ func (m *Mounter) partition(l *lease, r *wire.Partition) (index uint64, err erro
 	if err != nil {
 		return 0, err
 	}
-	l.partitions = append(l.partitions, p)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l.used += r.Size
+	l.partitions, l.used = append(l.partitions, p), l.used+r.Size
 	return uint64(len(l.partitions) - 1), nil
 }
 
@@ -254,19 +265,14 @@ func (l *lease) find(index uint8, change, filesystem bool) (*partition, error) {
 
 // mount mounts a partition for the client.
 func (m *Mounter) mount(l *lease, p *partition, r *wire.Mount) (fd int, err error) {
-	uids, gids := ranges(r.UIDs), ranges(r.GIDs)
-	if err := checkRanges("user", uids, l.uids); err != nil {
-		return -1, err
-	}
-	if err := checkRanges("group", gids, l.gids); err != nil {
-		return -1, err
-	}
+	none := func(r wire.Range) bool { return r.Count == 0 }
+	uids, gids := slices.DeleteFunc(r.UIDs[:], none), slices.DeleteFunc(r.GIDs[:], none)
 	subvolume, err := wire.String(r.Subvolume[:])
-	if err != nil {
-		return -1, err
-	}
 	if subvolume != "" && p.kind != wire.Btrfs {
-		return -1, wire.Errorf(syscall.EINVAL, "%s has no subvolumes", p.kind)
+		err = wire.Errorf(syscall.EINVAL, "%s has no subvolumes", p.kind)
+	}
+	if err = cmp.Or(err, checkRanges("user", uids, l.uids), checkRanges("group", gids, l.gids)); err != nil {
+		return -1, err
 	}
 	mnt, err := p.mount(r.ReadOnly == 1, subvolume)
 	if err != nil {
@@ -274,6 +280,28 @@ func (m *Mounter) mount(l *lease, p *partition, r *wire.Mount) (fd int, err erro
 	}
 	defer unix.Close(mnt)
 	return m.hand(mnt, uids, gids)
+}
+
+// status returns a memfd with a wire.Table of the caller's leases, or for root of all.
+func (m *Mounter) status(c *caller) (int, error) {
+	table := wire.Table{Quota: m.Quota, Limit: m.Leases}
+	m.mu.Lock()
+	for _, l := range m.leases {
+		if c.uid == 0 || c.uid == l.uid {
+			age := uint64(time.Since(l.begun).Seconds())
+			table.Leases = append(table.Leases, wire.Lease{Number: l.number, User: l.name, Size: l.size, Used: l.used, Seconds: age, Dropped: l.dropped})
+		}
+	}
+	m.mu.Unlock()
+	text, err := json.Marshal(table)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.MemfdCreate("status", unix.MFD_CLOEXEC)
+	if err == nil {
+		_, err = unix.Pwrite(fd, text, 0)
+	}
+	return fd, wire.In("write the status", err)
 }
 
 // logf writes a line. What comes from clients has no line breaks: names are those of

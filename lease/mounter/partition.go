@@ -25,15 +25,13 @@ const (
 // partition is a file without a name, and what has become of it.
 type partition struct {
 	file   *os.File
-	inode  unix.Stat_t
 	size   uint64
 	sector uint32
 	// kind is the filesystem, 0 if there is none.
 	kind wire.Filesystem
-	// loop is the path of the loop device that the file had last.
-	loop string
-	// readOnly says how the filesystem was mounted last.
-	readOnly bool
+	// loop is the file's loop device, as long as the filesystem can be mounted
+	// somewhere.
+	loop *os.File
 	// exported says that somebody else can know the bytes, so that they are
 	// no longer mounted.
 	exported bool
@@ -47,111 +45,85 @@ func newPartition(staging int, size uint64, sector uint32) (*partition, error) {
 		return nil, fmt.Errorf("make a file in the staging directory: %w", err)
 	}
 	p := &partition{file: os.NewFile(uintptr(fd), "partition"), size: size, sector: sector}
-	if err = unix.Fstat(fd, &p.inode); err == nil {
-		err = p.allocate()
-	}
-	if err != nil {
+	if err = p.allocate(); err != nil {
 		p.file.Close()
-		return nil, err
 	}
-	return p, nil
+	return p, err
 }
 
 // allocate fills the file's holes.
 func (p *partition) allocate() error {
-	err := unix.EINTR
+	err := error(unix.EINTR)
 	for err == unix.EINTR {
-		err, _ = unix.Fallocate(p.fd(), 0, 0, int64(p.size)).(unix.Errno)
+		err = unix.Fallocate(p.fd(), 0, 0, int64(p.size))
 	}
-	switch err {
-	case 0:
-		return nil
-	case unix.ENOSPC:
+	if err == unix.ENOSPC {
 		return wire.Errorf(syscall.ENOSPC, "the disk with the helper's staging directory has not got %d bytes left", p.size)
 	}
-	return fmt.Errorf("allocate %d bytes in the staging directory: %w", p.size, err)
+	return wire.In(fmt.Sprintf("allocate %d bytes in the staging directory", p.size), err)
 }
 
 func (p *partition) fd() int { return int(p.file.Fd()) }
 
-// attached opens the file's loop device if it has one; the caller closes it. While
-// it is open, it is this file's.
-func (p *partition) attached() *os.File {
-	if p.loop == "" {
-		return nil
-	}
-	dev, err := os.OpenFile(p.loop, os.O_RDONLY, 0)
-	if err != nil {
-		return nil
-	}
-	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
-	if err != nil || info.Inode != p.inode.Ino || info.Device != p.inode.Dev {
-		dev.Close()
-		return nil
-	}
-	return dev
-}
-
-// attach makes the file a loop device that vanishes with its last user. The caller
-// closes it.
-func (p *partition) attach() (*os.File, error) {
+// attach makes the file a loop device that vanishes with its last user.
+func (p *partition) attach() error {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
-		return nil, fmt.Errorf("the kernel has no loop devices: %w", err)
+		return fmt.Errorf("the kernel has no loop devices: %w", err)
 	}
 	defer control.Close()
+	config := unix.LoopConfig{Fd: uint32(p.fd()), Size: p.sector}
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 	for start := time.Now(); ; time.Sleep(pause) {
-		dev, err := p.tryAttach(control)
+		minor, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		var dev *os.File
 		if err == nil {
-			return dev, nil
+			dev, err = os.OpenFile(fmt.Sprintf("/dev/loop%d", minor), os.O_RDWR, 0)
+		}
+		if err == nil {
+			if err = unix.IoctlLoopConfigure(int(dev.Fd()), &config); err == nil {
+				p.loop = dev
+				return nil
+			}
+			dev.Close()
 		}
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) || time.Since(start) > patience {
-			return nil, fmt.Errorf("attach a loop device: %w", err)
+			return fmt.Errorf("attach a loop device: %w", err)
 		}
 	}
 }
 
-// tryAttach tries the device that the kernel has free now.
-func (p *partition) tryAttach(control *os.File) (*os.File, error) {
-	minor, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-	if err != nil {
-		return nil, err
+// release lets go of the loop device. It fails with EBUSY if the filesystem is still mounted
+// somewhere after so long: nobody else can have a mounted device alone (O_EXCL, open(2)).
+func (p *partition) release(wait time.Duration) error {
+	for start := time.Now(); p.loop != nil; time.Sleep(pause) {
+		fd, err := unix.Open(p.loop.Name(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			err = errors.Join(p.loop.Sync(), unix.Close(fd), p.loop.Close())
+			p.loop = nil
+			return wire.In("write out the partition", err)
+		case time.Since(start) >= wait:
+			return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
+		}
 	}
-	dev, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", minor), os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	config := unix.LoopConfig{Fd: uint32(p.fd()), Size: p.sector}
-	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
-	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &config); err != nil {
-		dev.Close()
-		return nil, err
-	}
-	p.loop = dev.Name()
-	return dev, nil
+	return nil
 }
 
 // mount mounts the filesystem detached, for nobody yet. The caller closes the
 // descriptor. A superblock that exists already is used again.
 func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
-	dev := p.attached()
-	if dev == nil {
-		p.readOnly = readOnly
-		var err error
-		if dev, err = p.attach(); err != nil {
+	if p.loop == nil {
+		if err := p.attach(); err != nil {
 			return -1, err
 		}
-	}
-	defer dev.Close() // the superblock keeps it
-	if p.readOnly && !readOnly {
-		return -1, wire.Errorf(syscall.EBUSY, "the filesystem is mounted read-only: unmount it first")
 	}
 	fs, err := unix.Fsopen(p.kind.String(), unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, wire.Errorf(syscall.ENODEV, "the kernel has no %s: %v", p.kind, err)
 	}
 	defer unix.Close(fs)
-	err = unix.FsconfigSetString(fs, "source", p.loop)
+	err = unix.FsconfigSetString(fs, "source", p.loop.Name())
 	switch {
 	case err != nil:
 	case p.kind == wire.Ext4:
@@ -164,94 +136,76 @@ func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
 	if err == nil && subvolume != "" {
 		err = unix.FsconfigSetString(fs, "subvol", subvolume)
 	}
-	if err == nil && p.readOnly {
-		err = unix.FsconfigSetFlag(fs, "ro")
-	}
 	if err == nil {
 		err = unix.FsconfigCreate(fs)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("mount %s: %w%s", p.kind, err, messages(fs))
 	}
 	attr := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	if readOnly {
 		attr |= unix.MOUNT_ATTR_RDONLY
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
-	return mnt, wire.In("mount "+p.kind.String(), err)
-}
-
-// messages are what the kernel has to say about a mount that failed.
-func messages(fs int) string {
-	var text strings.Builder
-	for buffer := make([]byte, 256); ; {
-		n, err := unix.Read(fs, buffer)
-		if err != nil || n <= 0 || text.Len() > 1024 {
-			return text.String()
-		}
-		fmt.Fprintf(&text, "; %s", strings.TrimSpace(string(buffer[:n])))
+	mnt := -1
+	if err == nil {
+		mnt, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
 	}
-}
-
-// mounted says whether the filesystem is in use somewhere. One that was just unmounted
-// is given the time to go.
-func (p *partition) mounted(wait time.Duration) bool {
-	for start := time.Now(); ; time.Sleep(pause) {
-		dev := p.attached()
-		if dev == nil {
-			return false
-		}
-		dev.Close() // may be its last user
-		if time.Since(start) >= wait {
-			return true
-		}
+	if err != nil {
+		why := make([]byte, 1024) // the kernel's words
+		n, _ := unix.Read(fs, why)
+		return -1, fmt.Errorf("mount %s: %w %s", p.kind, err, strings.TrimSpace(string(why[:max(n, 0)])))
 	}
+	return mnt, nil
 }
 
-// sync writes out everything that was written to the filesystem. The partition's
-// own mount of it is a short one.
+// root opens the filesystem's root, in a mount of its own that goes with the descriptor.
+func (p *partition) root() (int, error) {
+	mnt, err := p.mount(false, "")
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mnt)
+	root, err := unix.Openat(mnt, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return root, wire.In("open the filesystem", err)
+}
+
+// sync writes out everything that was written to the filesystem.
 func (p *partition) sync() error {
-	if p.mounted(0) {
-		mnt, err := p.mount(p.readOnly, "")
+	if err := p.release(0); errors.Is(err, unix.EBUSY) {
+		root, err := p.root()
 		if err != nil {
 			return err
-		}
-		defer unix.Close(mnt)
-		root, err := unix.Openat(mnt, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open the filesystem: %w", err)
 		}
 		defer unix.Close(root)
 		if err := unix.Syncfs(root); err != nil {
 			return fmt.Errorf("write out the filesystem: %w", err)
 		}
+	} else if err != nil {
+		return err
 	}
 	return wire.In("write out the partition", p.file.Sync())
 }
 
 // export opens the file for reading; who has that can open it again, for reading.
 func (p *partition) export() (int, error) {
-	if p.mounted(grace) {
-		return -1, wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
-	}
-	if err := p.sync(); err != nil {
+	if err := errors.Join(p.release(grace), p.file.Sync()); err != nil {
 		return -1, err
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", p.fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		p.exported = true
-		err = unix.Fchmod(fd, 0o444)
+	p.exported = true
+	if err := p.file.Chmod(0o444); err != nil {
+		return -1, err
 	}
-	return fd, wire.In("open the partition for reading", err)
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", p.fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
-// unused says whether nobody has the bytes anymore: no superblock, and no descriptor
+// close gives the bytes back when nobody has them anymore: no mount, and no descriptor
 // that was exported. The kernel gives a lease for writing (F_SETLEASE, fcntl(2)) only
 // to somebody who has a file alone.
-func (p *partition) unused() bool {
-	if p.mounted(0) {
-		return false
+func (p *partition) close() {
+	for wait := pause; ; wait = min(2*wait, 20*pause) {
+		if err := p.release(0); !errors.Is(err, unix.EBUSY) {
+			if _, err := unix.FcntlInt(p.file.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != unix.EAGAIN {
+				p.file.Close()
+				return
+			}
+		}
+		time.Sleep(wait)
 	}
-	_, err := unix.FcntlInt(p.file.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
-	return !errors.Is(err, unix.EAGAIN)
 }

@@ -31,20 +31,38 @@ func Receive(c *net.UnixConn) (frame []byte, files []int, err error) {
 	messages, parseErr := unix.ParseSocketControlMessage(control[:max(controls, 0)])
 	for _, m := range messages {
 		fds, rightsErr := unix.ParseUnixRights(&m)
-		files = append(files, fds...)
-		parseErr = errors.Join(parseErr, rightsErr)
+		files, parseErr = append(files, fds...), errors.Join(parseErr, rightsErr)
 	}
-	switch {
-	case err != nil:
-	case n > MaxFrame || flags&unix.MSG_TRUNC != 0:
-		err = Errorf(syscall.EINVAL, "a frame has at most %d bytes", MaxFrame)
-	case parseErr != nil || len(files) > MaxFiles || flags&unix.MSG_CTRUNC != 0:
-		err = Errorf(syscall.EINVAL, "a frame has at most %d descriptors", MaxFiles)
-	default:
-		return frame, files, nil
+	if err == nil && (n > MaxFrame || parseErr != nil || len(files) > MaxFiles || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
+		err = Errorf(syscall.EINVAL, "a frame has at most %d bytes and %d descriptors", MaxFrame, MaxFiles)
 	}
+	if err != nil {
+		CloseAll(files)
+		return frame, nil, err
+	}
+	return frame, files, nil
+}
+
+// SendReply sends a reply, and closes the descriptors beside it, which it takes over.
+func SendReply(c *net.UnixConn, frame []byte, files ...int) error {
+	err := Send(c, frame, files...)
 	CloseAll(files)
-	return frame, nil, err
+	if err == nil && len(files) > 0 {
+		err = Send(c, frame)
+	}
+	return err
+}
+
+// ReceiveReply receives a reply. Its descriptors, which the caller closes, are nobody
+// else's anymore.
+func ReceiveReply(c *net.UnixConn) (frame []byte, files []int, err error) {
+	frame, files, err = Receive(c)
+	if err == nil && len(files) > 0 {
+		if _, _, err = Receive(c); err != nil {
+			CloseAll(files)
+		}
+	}
+	return frame, files, err
 }
 
 // CloseAll closes descriptors.
@@ -59,12 +77,8 @@ func FileConn(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "connection")
 	defer f.Close()
 	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
 	if u, ok := c.(*net.UnixConn); ok {
 		return u, nil
 	}
-	c.Close()
-	return nil, errors.New("a descriptor is no unix socket")
+	return nil, errors.Join(errors.New("a descriptor is no unix socket"), err)
 }

@@ -1,18 +1,18 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"iter"
-	"path"
 	"strings"
 	"syscall"
 )
 
 // The list of LABEL is a sealed memfd of entries, one after the other:
 //
-//	path u16 and bytes, label u16 and bytes, capability u8 and bytes, flags u8
+//	path NUL, label NUL, capability [20]byte, flags u8
 //
-// where a number before bytes is how many they are.
+// where an empty label and a capability of zeros are none.
 
 // MaxLabels is the largest list of entries, in bytes.
 const MaxLabels = 32 << 20
@@ -23,8 +23,8 @@ type Entry struct {
 	Path string
 	// SELinux is a context without its NUL, "" for none.
 	SELinux string
-	// Capability is a value of security.capability of version 2, "" for none.
-	Capability string
+	// Capability is a value of security.capability of version 2, zeros for none.
+	Capability [20]byte
 	// Flags are Append and Immutable.
 	Flags uint8
 }
@@ -37,21 +37,17 @@ const (
 
 // Check returns an *Error if the entry could do anything else than it is for.
 func (e Entry) Check() error {
-	local := e.Path != "" && e.Path == path.Clean(e.Path) && !path.IsAbs(e.Path) && e.Path != ".." && !strings.HasPrefix(e.Path, "../")
+	// struct vfs_cap_data: the version with a bit for "effective", and two pairs
+	// of sets.
+	const version, effective = 0x02000000, 1
 	switch {
-	case !local || len(e.Path) > 4095 || strings.Contains(e.Path, "\x00"):
+	case !local(e.Path) || len(e.Path) > 4095 || strings.Contains(e.Path, "\x00"):
 		return Errorf(syscall.EINVAL, "%.200q is no relative clean path", e.Path)
 	case len(e.SELinux) > 4096 || strings.ContainsAny(e.SELinux, "\x00\n"):
 		return Errorf(syscall.EINVAL, "%.200q has no SELinux context", e.Path)
 	case e.Flags&^(Append|Immutable) != 0:
 		return Errorf(syscall.EINVAL, "%.200q has unknown inode flags %#x", e.Path, e.Flags)
-	case e.SELinux == "" && e.Capability == "" && e.Flags == 0:
-		return Errorf(syscall.EINVAL, "%.200q has nothing to store", e.Path)
-	}
-	// struct vfs_cap_data: the version with a bit for "effective", and two pairs
-	// of sets.
-	const version, effective = 0x02000000, 1
-	if c := []byte(e.Capability); len(c) > 0 && (len(c) != 20 || binary.LittleEndian.Uint32(c)&^effective != version) {
+	case e.Capability != [20]byte{} && binary.LittleEndian.Uint32(e.Capability[:])&^effective != version:
 		return Errorf(syscall.EINVAL, "%.200q has no capabilities of version 2", e.Path)
 	}
 	return nil
@@ -59,48 +55,26 @@ func (e Entry) Check() error {
 
 // AppendEntry appends an entry that Check has accepted to a list.
 func AppendEntry(list []byte, e Entry) []byte {
-	list = append(binary.LittleEndian.AppendUint16(list, uint16(len(e.Path))), e.Path...)
-	list = append(binary.LittleEndian.AppendUint16(list, uint16(len(e.SELinux))), e.SELinux...)
-	list = append(append(list, uint8(len(e.Capability))), e.Capability...)
-	return append(list, e.Flags)
+	list = append(append(list, e.Path...), 0)
+	list = append(append(list, e.SELinux...), 0)
+	return append(append(list, e.Capability[:]...), e.Flags)
 }
 
 // Labels goes through a list. It ends with the first error.
 func Labels(list []byte) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		rest := list
-		if len(list) > MaxLabels {
-			yield(Entry{}, Errorf(syscall.EINVAL, "a list of labels has at most %d bytes, not %d", MaxLabels, len(list)))
-			return
-		}
-		for len(rest) > 0 {
-			var e Entry
-			ok := field(&rest, 2, &e.Path) && field(&rest, 2, &e.SELinux) && field(&rest, 1, &e.Capability) && len(rest) > 0
-			if !ok {
-				yield(e, Errorf(syscall.EINVAL, "a list of labels ends in the middle of an entry"))
+		for more := list; len(more) > 0; {
+			path, rest, _ := bytes.Cut(more, []byte{0})
+			context, rest, _ := bytes.Cut(rest, []byte{0})
+			if len(rest) < 21 {
+				yield(Entry{}, Errorf(syscall.EINVAL, "a list of labels ends in the middle of an entry"))
 				return
 			}
-			e.Flags, rest = rest[0], rest[1:]
-			err := e.Check()
-			if !yield(e, err) || err != nil {
+			e := Entry{string(path), string(context), [20]byte(rest), rest[20]}
+			more = rest[21:]
+			if err := e.Check(); !yield(e, err) || err != nil {
 				return
 			}
 		}
 	}
-}
-
-// field cuts a field, with a length of width bytes before it, off rest.
-func field(rest *[]byte, width int, into *string) bool {
-	if len(*rest) < width {
-		return false
-	}
-	n := int((*rest)[0])
-	if width == 2 {
-		n |= int((*rest)[1]) << 8
-	}
-	if len(*rest)-width < n {
-		return false
-	}
-	*into, *rest = string((*rest)[width:width+n]), (*rest)[width+n:]
-	return true
 }

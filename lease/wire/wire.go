@@ -1,13 +1,14 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
-	"unicode/utf8"
 )
 
 const (
@@ -104,7 +105,7 @@ type (
 	// Close ends the lease.
 	Close struct{}
 
-	// Status asks for a table of leases, which comes as a memfd.
+	// Status asks for a Table, which comes as JSON in a memfd.
 	Status struct{}
 )
 
@@ -127,15 +128,7 @@ const (
 
 // String is the type's name, as mount(8) has it.
 func (f Filesystem) String() string {
-	switch f {
-	case Ext4:
-		return "ext4"
-	case XFS:
-		return "xfs"
-	case Btrfs:
-		return "btrfs"
-	}
-	return "no filesystem"
+	return map[Filesystem]string{Ext4: "ext4", XFS: "xfs", Btrfs: "btrfs"}[f]
 }
 
 // Options of filesystems that are true, false or left to mkfs.
@@ -151,24 +144,24 @@ const (
 	MetadataDup
 )
 
-// An index is checked by who knows the partitions.
-func (*Label) check() error  { return nil }
-func (*Sync) check() error   { return nil }
-func (*Export) check() error { return nil }
-func (*Close) check() error  { return nil }
-func (*Status) check() error { return nil }
+// Table is what Status tells: what a user can have, and the leases of the caller, or for
+// root of all.
+type Table struct {
+	Quota  uint64 // bytes
+	Limit  int    // leases
+	Leases []Lease
+}
+
+// Lease is one of a Table. Sizes are in bytes. What was dropped is still in use.
+type Lease struct {
+	Number, Size, Used, Seconds uint64
+	User                        string
+	Dropped                     bool
+}
 
 // requests are empty ones, in the order of their verbs' numbers, from 1.
 func requests() []Request {
 	return []Request{&Create{}, &Partition{}, &Mkfs{}, &Mount{}, &Label{}, &Sync{}, &Export{}, &Close{}, &Status{}}
-}
-
-// filesOf is the number of descriptors that belong to a request.
-func filesOf(r Request) int {
-	if _, ok := r.(*Label); ok {
-		return 1
-	}
-	return 0
 }
 
 type requestHeader struct {
@@ -177,12 +170,21 @@ type requestHeader struct {
 	Sequence      uint32
 }
 
-type replyHeader struct {
+type reply struct {
 	Version  uint8
 	Zero     [3]uint8
 	Sequence uint32
 	Errno    uint32
 	Value    uint64
+	Text     [MaxText]byte
+}
+
+// pack encodes values of fixed size.
+func pack(values ...any) (out []byte) {
+	for _, v := range values {
+		out, _ = binary.Append(out, binary.LittleEndian, v) // fails for other types only
+	}
+	return out
 }
 
 // Encode returns the frame of a request.
@@ -196,22 +198,24 @@ func Encode(sequence uint32, r Request) []byte {
 func Decode(frame []byte, files int) (sequence uint32, r Request, err error) {
 	var h requestHeader
 	n, err := binary.Decode(frame, binary.LittleEndian, &h)
-	if err != nil {
-		return 0, nil, Errorf(syscall.EINVAL, "a frame of %d bytes is no request", len(frame))
-	}
-	verbs := requests()
+	verbs, wanted := requests(), 0
 	switch {
+	case err != nil:
+		return 0, nil, Errorf(syscall.EINVAL, "a frame of %d bytes is no request", len(frame))
 	case h.Version != Version || h.Zero != 0:
 		return h.Sequence, nil, Errorf(syscall.EINVAL, "version %d of the protocol is not spoken here, only %d: install the same versions of ossify and ossify-loop", h.Version, Version)
 	case h.Verb == 0 || int(h.Verb) > len(verbs):
 		return h.Sequence, nil, Errorf(syscall.EINVAL, "there is no verb %d", h.Verb)
 	}
 	r = verbs[h.Verb-1]
+	if _, ok := r.(*Label); ok {
+		wanted = 1
+	}
 	switch size := binary.Size(r); {
 	case len(frame)-n != size:
 		err = Errorf(syscall.EINVAL, "verb %d has a body of %d bytes, not of %d", h.Verb, size, len(frame)-n)
-	case files != filesOf(r):
-		err = Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", h.Verb, filesOf(r), files)
+	case files != wanted:
+		err = Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", h.Verb, wanted, files)
 	default:
 		if _, err = binary.Decode(frame[n:], binary.LittleEndian, r); err == nil {
 			err = r.check()
@@ -220,55 +224,27 @@ func Decode(frame []byte, files int) (sequence uint32, r Request, err error) {
 	return h.Sequence, r, err
 }
 
-// Reply is the answer to a request.
-type Reply struct {
-	Sequence uint32
-	Errno    syscall.Errno
-	Value    uint64
-	Text     string
-}
-
-// ReplyTo makes the reply of a request's outcome.
-func ReplyTo(sequence uint32, value uint64, err error) Reply {
-	r := Reply{Sequence: sequence, Value: value}
+// Reply returns the frame of what a request came to: a value or an error.
+func Reply(sequence uint32, value uint64, err error) []byte {
+	r := reply{Version: Version, Sequence: sequence, Value: value}
 	if err != nil {
-		r.Errno, r.Text = syscall.EIO, err.Error()
-		errors.As(err, &r.Errno)
+		errno := syscall.EIO
+		errors.As(err, &errno)
+		r.Errno = uint32(errno)
+		copy(r.Text[:], err.Error())
 	}
-	return r
+	return pack(r)
 }
 
-// Encode returns the reply's frame. Text that is too long is cut.
-func (r Reply) Encode() []byte {
-	text := r.Text
-	for len(text) > MaxText || len(text) > 0 && !utf8.ValidString(text) {
-		text = text[:min(len(text)-1, MaxText)]
+// DecodeReply reads a reply. The error is the request's, an *Error.
+func DecodeReply(frame []byte) (sequence uint32, value uint64, err error) {
+	var r reply
+	if n, err := binary.Decode(frame, binary.LittleEndian, &r); err != nil || n != len(frame) || r.Version != Version {
+		return 0, 0, Errorf(syscall.EPROTO, "a frame of %d bytes is no reply of ossify-loop", len(frame))
 	}
-	return append(pack(replyHeader{Version: Version, Sequence: r.Sequence, Errno: uint32(r.Errno), Value: r.Value}), text...)
-}
-
-// DecodeReply reads a reply.
-func DecodeReply(frame []byte) (Reply, error) {
-	var h replyHeader
-	n, err := binary.Decode(frame, binary.LittleEndian, &h)
-	if err != nil || h.Version != Version || h.Zero != [3]uint8{} || h.Errno > 4095 || len(frame)-n > MaxText {
-		return Reply{}, Errorf(syscall.EPROTO, "a frame of %d bytes is no reply of ossify-loop", len(frame))
+	if r.Errno != 0 {
+		text, _, _ := bytes.Cut(r.Text[:], []byte{0})
+		err = Errorf(syscall.Errno(r.Errno), "%s", strings.ToValidUTF8(string(text), "?"))
 	}
-	return Reply{h.Sequence, syscall.Errno(h.Errno), h.Value, string(frame[n:])}, nil
-}
-
-// Err is the reply's error, nil if the request was carried out.
-func (r Reply) Err() error {
-	if r.Errno == 0 {
-		return nil
-	}
-	return &Error{r.Errno, r.Text}
-}
-
-// pack encodes values of fixed size.
-func pack(values ...any) (out []byte) {
-	for _, v := range values {
-		out, _ = binary.Append(out, binary.LittleEndian, v) // fails for other types only
-	}
-	return out
+	return r.Sequence, r.Value, err
 }

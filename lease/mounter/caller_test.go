@@ -13,29 +13,42 @@ import (
 	"github.com/ossify/ossify/lease/wire"
 )
 
-func TestParseSpans(t *testing.T) {
+func TestSpans(t *testing.T) {
 	for text, want := range map[string][]span{
 		"": nil,
-		"alice:100000:65536\n1001:200000:65536\n":                                      {{"alice", 100000, 65536}, {"1001", 200000, 65536}},
+		"alice:100000:65536\n1001:200000:65536\n":                                      {{100000, 65536}, {200000, 65536}},
 		"alice:100000\n:1:2\n# x:1:2\nalice:-1:5\nalice:x:y\nalice:1:0\nalice:1:2:3\n": nil,
 		"alice:0:65536\nalice:4294967290:10\nalice:1:4294967296\n":                     nil,
-		"alice:1879113728:10\nalice:1879100000:65536\nbob:5:1":                         {{"bob", 5, 1}},
+		"alice:1879113728:10\nalice:1879100000:65536\nbob:5:1":                         {{5, 1}},
 	} {
-		got, err := parseSpans(strings.NewReader(text))
-		if err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: got %v, %v, want %v", text, got, err, want)
+		if got := spans(t, text); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %v, want %v", text, got, want)
 		}
 	}
+}
+
+// spans are those of a file.
+func spans(t *testing.T, text string) (out []span) {
+	etc := t.TempDir()
+	if err := os.WriteFile(filepath.Join(etc, "subuid"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines, _ := table(etc, "subuid", 3) // fails for endless lines
+	for _, line := range lines {
+		if s, ok := parseSpan(line); ok {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func FuzzSpans(f *testing.F) {
 	f.Add("alice:100000:65536\n1001:200000:65536\n")
 	f.Add("alice:4294967295:1\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		spans, _ := parseSpans(strings.NewReader(text))
-		for _, s := range spans {
+		for _, s := range spans(t, text) {
 			last := uint64(s.first) + uint64(s.count) - 1
-			if s.owner == "" || s.count == 0 || s.has(0, 1) || last >= 1<<32-1 || s.has(confine.MkfsID, 1) || s.has(confine.BrokerID, 1) {
+			if s.count == 0 || s.has(0, 1) || last >= 1<<32-1 || s.has(confine.MkfsID, 1) || s.has(confine.BrokerID, 1) {
 				t.Errorf("%q has %v", text, s)
 			}
 		}
@@ -60,8 +73,8 @@ func TestIdentify(t *testing.T) {
 		err  string
 	}{
 		{0, &caller{name: "root"}, ""},
-		{1000, &caller{"alice", 1000, []span{{"alice", 1000, 1}, {"alice", 100000, 65536}}, []span{{"alice", 1000, 1}, {"alice", 300000, 65536}}}, ""},
-		{1001, &caller{"bob", 1001, []span{{"bob", 1001, 1}, {"1001", 200000, 65536}}, []span{{"bob", 61, 1}}}, ""}, // by their first group
+		{1000, &caller{"alice", 1000, []span{{1000, 1}, {100000, 65536}}, []span{{1000, 1}, {300000, 65536}}}, ""},
+		{1001, &caller{"bob", 1001, []span{{1001, 1}, {200000, 65536}}, []span{{61, 1}}}, ""}, // by their first group
 		{1002, nil, "user carol is not in the group ossify"},
 		{1003, nil, "user dave has the group id 0"},
 		{1004, nil, "user id 1004 is nobody's"},
@@ -82,7 +95,7 @@ func TestIdentify(t *testing.T) {
 }
 
 func TestCheckRanges(t *testing.T) {
-	mine := []span{{"alice", 1000, 1}, {"alice", 100000, 65536}}
+	mine := []span{{1000, 1}, {100000, 65536}}
 	for _, c := range []struct {
 		r  wire.Range
 		ok bool
@@ -98,6 +111,27 @@ func TestCheckRanges(t *testing.T) {
 	} {
 		if err := checkRanges("user", []wire.Range{c.r}, mine); (err == nil) != c.ok {
 			t.Errorf("%v: %v", c.r, err)
+		}
+	}
+}
+
+func TestCheckSandbox(t *testing.T) {
+	c := &caller{"alice", 1000, []span{{1000, 1}, {100000, 65536}}, nil}
+	for _, k := range []struct{ status, ids, err string }{
+		{"Name:\tx\nNSpid:\t12\nNSsid:\t1\n", "         0          0 4294967295\n", ""},
+		{"Name:\tx\nNSpid:\t12\n", "0 1000 1\n1 100000 65536\n", ""},
+		{"Name:\tx\nNSpid:\t12\n", "0 0 1\n", "somebody else"},
+		{"Name:\tx\nNSpid:\t12\n", "0 0 4294967295\n1 2000 1\n", "somebody else"},
+		{"Name:\tx\nNSpid:\t12\n", "0 1000 2\n", "somebody else"},
+		{"Name:\tx\nNSpid:\t12\n", "", "without a map"},
+		{"Name:\tx\nNSpid:\t12\n", "x\n", "with the map"},
+		{"Name:\tx\nNSpid:\t12\t1\n", "0 1000 1\n", "in a container"},
+		{"Name:\tNSpid: 1\nNSpid:\t12\t1\n", "0 1000 1\n", "in a container"},
+		{"", "0 1000 1\n", "in a container"},
+	} {
+		err := checkSandbox(c, k.status, k.ids)
+		if (err == nil) != (k.err == "") || err != nil && (!errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), k.err)) {
+			t.Errorf("%+v: %v", k, err)
 		}
 	}
 }
