@@ -66,6 +66,13 @@ func TestAttempts(t *testing.T) {
 		h.addUser(fmt.Sprintf("carol:x:%d:61004::/:/bin/sh", bob.sub+7), "carol")
 		h.launchAs(user{}, &syscall.Credential{Uid: bob.sub + 7, Gid: groupID}, false, "refused", "WANT=is a subordinate one of bob").end()
 	})
+	t.Run("15 by the first group", func(t *testing.T) {
+		h.t = t
+		h.addUser(fmt.Sprintf("frank:x:61005:%d::/:/bin/sh", groupID), "")
+		h.launchAs(user{}, &syscall.Credential{Uid: 61005, Gid: groupID}, false, "taken").end()
+		h.addUser("gina:x:61006:0::/:/bin/sh", "gina")
+		h.launchAs(user{}, &syscall.Credential{Uid: 61006, Gid: groupID}, false, "refused", "WANT=gina has the group id 0").end()
+	})
 	t.Run("15 a namespace of somebody else", func(t *testing.T) {
 		h.t = t
 		for _, c := range []struct {
@@ -118,9 +125,9 @@ func (h *helper) addUser(line, name string) {
 	h.t.Helper()
 	for file, edit := range map[string]func(string) string{
 		"passwd": func(s string) string { return s + line + "\n" },
-		"group":  func(s string) string { return strings.TrimSpace(s) + "," + name + "\n" },
+		"group":  func(s string) string { return strings.TrimSuffix(strings.TrimSpace(s)+","+name, ",") + "\n" },
 	} {
-		path := filepath.Join(h.dir, "etc", file)
+		path := filepath.Join(h.dir, "etc", file) // where the helper has its /etc
 		data, err := os.ReadFile(path)
 		if err == nil {
 			err = os.WriteFile(path, []byte(edit(string(data))), 0o644)
@@ -197,7 +204,7 @@ func flagsClient() error {
 		return err
 	}
 	defer c.Close()
-	if err := unix.Unmount(dir, 0); err != nil {
+	if err := unmount(dir); err != nil {
 		return err
 	}
 	o.UIDs, o.GIDs = me().ids(), me().ids()
@@ -326,6 +333,15 @@ func refusedClient() error {
 	return nil
 }
 
+// takenClient takes a lease.
+func takenClient() error {
+	c, err := dial()
+	if err == nil {
+		err = c.Create(context.Background(), 1<<20)
+	}
+	return err
+}
+
 // insideClient starts a process as a build starts a stage.
 func insideClient() error {
 	cmd := exec.Command("/proc/self/exe")
@@ -372,7 +388,7 @@ func (c rawConn) ask(frame []byte, files ...int) error {
 	if err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
-	_, _, err = wire.DecodeReply(frame)
+	_, err = wire.DecodeReply(frame)
 	return err
 }
 
@@ -382,10 +398,10 @@ func descriptorsClient() error {
 	if err != nil {
 		return err
 	}
-	if err := c.ask(wire.Encode(1, &wire.Create{Size: 64 << 20})); err != nil {
+	if err := c.ask(wire.Encode(&wire.Create{Size: 64 << 20})); err != nil {
 		return err
 	}
-	if err := c.ask(wire.Encode(2, &wire.Partition{Size: 8 << 20, SectorSize: 512})); err != nil {
+	if err := c.ask(wire.Encode(&wire.Partition{Size: 8 << 20, SectorSize: 512})); err != nil {
 		return err
 	}
 	kinds, err := descriptorKinds()
@@ -400,7 +416,7 @@ func descriptorsClient() error {
 				&wire.Mkfs{Type: wire.Ext4, UUID: [16]byte{1}}, goodMount(), &wire.Export{}, &wire.Sync{},
 			} {
 				for _, files := range [][]int{{fd}, {fd, fd}} {
-					if err := want(unix.EINVAL, c.ask(wire.Encode(3, r), files...)); err != nil {
+					if err := want(unix.EINVAL, c.ask(wire.Encode(r), files...)); err != nil {
 						return fmt.Errorf("%T with %d of %s: %w", r, len(files), name, err)
 					}
 				}
@@ -412,7 +428,7 @@ func descriptorsClient() error {
 			many[i] = fd
 		}
 		for _, files := range [][]int{{}, {fd}, {fd, fd}, {fd, fd, fd}, many} {
-			if err := want(unix.EINVAL, c.ask(wire.Encode(3, &wire.Label{}), files...)); err != nil && (name != "sealed" || len(files) != 1) {
+			if err := want(unix.EINVAL, c.ask(wire.Encode(&wire.Label{}), files...)); err != nil && (name != "sealed" || len(files) != 1) {
 				return fmt.Errorf("LABEL with %d of %s: %w", len(files), name, err)
 			}
 		}
@@ -427,27 +443,27 @@ func descriptorsClient() error {
 			{&wire.Mkfs{Index: index, Type: wire.Ext4, UUID: [16]byte{1}}, nil}, {indexed(index), nil}, {&wire.Label{Index: index}, []int{list}},
 			{&wire.Sync{Index: index}, nil}, {&wire.Export{Index: index}, nil},
 		} {
-			if err := want(unix.EINVAL, c.ask(wire.Encode(4, r.Request), r.files...)); err != nil {
+			if err := want(unix.EINVAL, c.ask(wire.Encode(r.Request), r.files...)); err != nil {
 				return fmt.Errorf("%T of partition %d: %w", r.Request, index, err)
 			}
 		}
 	}
 	// Frames that are none.
-	good := wire.Encode(5, &wire.Sync{})
+	good := wire.Encode(&wire.Sync{})
 	for name, frame := range map[string][]byte{
 		"large": make([]byte, 5000), "exactly too large": append(good, make([]byte, 4097-len(good))...),
-		"short": good[:3], "cut": good[:len(good)-1], "long": append(good[:len(good):len(good)], 0),
-		"verb": {1, 99, 0, 0, 0, 0, 0, 0}, "version": {9, 6, 0, 0, 0, 0, 0, 0, 0}, "status of the mounter": {1, 10, 0, 0, 0, 0, 0, 0},
+		"short": good[:1], "cut": good[:len(good)-1], "long": append(good[:len(good):len(good)], 0),
+		"verb": {1, 99}, "version": {9, 6, 0}, "one verb too many": {1, 10},
 	} {
 		if err := want(unix.EINVAL, c.ask(frame)); err != nil {
 			return fmt.Errorf("frame %s: %w", name, err)
 		}
 	}
 	// What was never made is not mounted, and the lease still works.
-	if err := want(unix.EPERM, c.ask(wire.Encode(6, goodMount()))); err != nil {
+	if err := want(unix.EPERM, c.ask(wire.Encode(goodMount()))); err != nil {
 		return fmt.Errorf("mount without mkfs: %w", err)
 	}
-	return c.ask(wire.Encode(7, &wire.Sync{}))
+	return c.ask(wire.Encode(&wire.Sync{}))
 }
 
 // descriptorKinds opens one of each.
@@ -501,13 +517,13 @@ func stringsClient() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.ask(wire.Encode(1, &wire.Create{Size: 64 << 20})), c.ask(wire.Encode(2, &wire.Partition{Size: 32 << 20, SectorSize: 512}))); err != nil {
+	if err := errors.Join(c.ask(wire.Encode(&wire.Create{Size: 64 << 20})), c.ask(wire.Encode(&wire.Partition{Size: 32 << 20, SectorSize: 512}))); err != nil {
 		return err
 	}
 	for _, label := range []string{"-O", "a,b", "a\x00b", "a\nb", "\x1b[31m", "a\xff", strings.Repeat("x", 17)} {
 		r := &wire.Mkfs{Type: wire.Ext4, UUID: [16]byte{1}}
 		copy(r.Label[:], label)
-		if err := want(unix.EINVAL, c.ask(wire.Encode(3, r))); err != nil {
+		if err := want(unix.EINVAL, c.ask(wire.Encode(r))); err != nil {
 			return fmt.Errorf("label %q: %w", label, err)
 		}
 	}
@@ -516,14 +532,14 @@ func stringsClient() error {
 		{Type: wire.Ext4}, {Type: wire.Ext4, UUID: [16]byte{1}, Set: 1 << 15}, {Type: wire.Ext4, UUID: [16]byte{1}, On: 1},
 		{Type: wire.XFS, UUID: [16]byte{1}, Groups: 1 << 31}, {Type: wire.Btrfs, UUID: [16]byte{1}, Set: wire.Verity},
 	} {
-		if err := want(unix.EINVAL, c.ask(wire.Encode(4, r))); err != nil {
+		if err := want(unix.EINVAL, c.ask(wire.Encode(r))); err != nil {
 			return fmt.Errorf("%+v: %w", r, err)
 		}
 	}
 	for _, name := range []string{"../x", "/x", "x,suid", "a\nb", "a/../../b", ".", "a\\b"} {
 		r := goodMount()
 		copy(r.Subvolume[:], name)
-		if err := want(unix.EINVAL, c.ask(wire.Encode(5, r))); err != nil {
+		if err := want(unix.EINVAL, c.ask(wire.Encode(r))); err != nil {
 			return fmt.Errorf("subvolume %q: %w", name, err)
 		}
 	}
@@ -656,7 +672,7 @@ func busyClient() error {
 	if err := holder.Start(); err != nil {
 		return err
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
+	if err := unmount(dir); err != nil {
 		return err
 	}
 	if err := want(unix.EBUSY, export()); err != nil {
@@ -751,11 +767,11 @@ func vanishClient() error {
 			return err
 		}
 		frames := [][]byte{
-			wire.Encode(1, &wire.Create{Size: 32 << 20}),
-			wire.Encode(2, &wire.Partition{Size: 32 << 20, SectorSize: 512}),
-			wire.Encode(3, &wire.Mkfs{Type: wire.Ext4, UUID: [16]byte{1}}),
-			wire.Encode(4, goodMount()),
-			wire.Encode(5, &wire.Sync{}),
+			wire.Encode(&wire.Create{Size: 32 << 20}),
+			wire.Encode(&wire.Partition{Size: 32 << 20, SectorSize: 512}),
+			wire.Encode(&wire.Mkfs{Type: wire.Ext4, UUID: [16]byte{1}}),
+			wire.Encode(goodMount()),
+			wire.Encode(&wire.Sync{}),
 		}
 		for _, frame := range frames[:1+i%len(frames)] {
 			if err := wire.Send(c.UnixConn, frame); err != nil {
@@ -779,7 +795,7 @@ func deafClient() error {
 		return err
 	}
 	for range 10000 {
-		if err := wire.Send(c.UnixConn, wire.Encode(1, &wire.Status{})); err != nil {
+		if err := wire.Send(c.UnixConn, wire.Encode(&wire.Status{})); err != nil {
 			return nil
 		}
 	}

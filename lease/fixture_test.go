@@ -275,7 +275,13 @@ func (h *helper) start(flags ...string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.run(exec.Command(path, append([]string{"--listen=" + h.socket, "--staging=" + filepath.Join(h.dir, "staging"), "--etc=" + filepath.Join(h.dir, "etc")}, flags...)...))
+	h.run(h.command(path, append([]string{"--listen=" + h.socket, "--staging=" + filepath.Join(h.dir, "staging")}, flags...)...))
+}
+
+// command runs a program where the fixture's users are those of /etc.
+func (h *helper) command(name string, args ...string) *exec.Cmd {
+	const script = `cd "$1" && for f in *; do mount --bind "$f" "/etc/$f" || exit; done && cd / && shift && exec "$@"`
+	return exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh", filepath.Join(h.dir, "etc"), name}, args...)...)
 }
 
 func (h *helper) run(cmd *exec.Cmd) {
@@ -431,6 +437,17 @@ func attach(f *os.File, dir string) error {
 func scratch() (string, error) {
 	const dir = "/mnt"
 	return dir, unix.Mount("scratch", dir, "tmpfs", 0, "mode=755")
+}
+
+// unmount unmounts what the helper may just be letting go of.
+func unmount(dir string) error {
+	for range 100 {
+		if err := unix.Unmount(dir, 0); err != unix.EBUSY {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return unix.Unmount(dir, 0)
 }
 
 // want returns an error if err is not the number.

@@ -34,19 +34,20 @@ func TestStart(t *testing.T) {
 		if err := os.WriteFile(evil, []byte("#!/bin/sh\ntouch "+h.dir+"/happened\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
+		bin := filepath.Join(h.dir, "bin")
+		if err := os.Mkdir(bin, 0o755); err != nil {
+			t.Fatal(err)
+		}
 		for _, name := range []string{"mkfs.ext4", "mke2fs"} {
-			if err := os.Symlink("../evil", filepath.Join(h.dir, "etc", name)); err != nil {
+			if err := os.Symlink("../evil", filepath.Join(bin, name)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		const script = `umask 0; ulimit -S -n 24; ulimit -S -f 0; ulimit -S -s 256; ulimit -S -c unlimited
 exec 9</etc/passwd "$@" 0<&- 1>&- 2>&-`
-		cmd := exec.Command("bash", "-c", script, "sh", path, "--listen="+h.socket, "--staging="+filepath.Join(h.dir, "staging"), "--etc="+filepath.Join(h.dir, "etc"))
-		cmd.Env = []string{
-			"PATH=" + filepath.Join(h.dir, "etc") + ":/usr/bin", "LD_PRELOAD=" + evil, "GLIBC_TUNABLES=glibc.malloc.check=3",
-			"GODEBUG=gctrace=1,schedtrace=1", "GOMAXPROCS=1", "GOTRACEBACK=crash", "MKE2FS_CONFIG=" + evil, "LISTEN_FDS=1", "LISTEN_PID=1", "TMPDIR=/evil",
-		}
-		h.run(cmd)
+		h.run(h.command("env", "-i", "PATH="+bin+":/usr/bin", "LD_PRELOAD="+evil, "GLIBC_TUNABLES=glibc.malloc.check=3",
+			"GODEBUG=gctrace=1,schedtrace=1", "GOMAXPROCS=1", "GOTRACEBACK=crash", "MKE2FS_CONFIG="+evil, "LISTEN_FDS=1", "LISTEN_PID=1", "TMPDIR=/evil",
+			"bash", "-c", script, "sh", path, "--listen="+h.socket, "--staging="+filepath.Join(h.dir, "staging")))
 		for _, pid := range []int{h.cmd.Process.Pid, h.broker()} {
 			if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(data) > 0 {
 				t.Errorf("environment of %d: %q, %v", pid, data, err)
@@ -119,21 +120,21 @@ exec 9</etc/passwd "$@" 0<&- 1>&- 2>&-`
 		if err := errors.Join(os.Mkdir(loose, 0o755)); err != nil {
 			t.Fatal(err)
 		}
-		etc, staging := "--etc="+filepath.Join(h.dir, "etc"), "--staging="+filepath.Join(h.dir, "staging")
+		staging := "--staging=" + filepath.Join(h.dir, "staging")
 		for _, c := range []struct {
 			want string
 			args []string
 		}{
-			{"directory of root's that others cannot write to", []string{"--listen=" + filepath.Join(open, "socket"), staging, etc}},
-			{"directory of root's that others cannot write to", []string{"--listen=" + h.socket, "--staging=" + filepath.Join(open, "staging"), etc}},
-			{"only root can enter", []string{"--listen=" + h.socket, "--staging=" + loose, etc}},
-			{"must be an absolute path", []string{"--listen=" + h.socket, "--staging=staging", etc}},
-			{"there is no group nogroup", []string{"--listen=" + h.socket, staging, etc, "--group=nogroup"}},
-			{"no socket was passed", []string{staging, etc}},
+			{"directory of root's that others cannot write to", []string{"--listen=" + filepath.Join(open, "socket"), staging}},
+			{"directory of root's that others cannot write to", []string{"--listen=" + h.socket, "--staging=" + filepath.Join(open, "staging")}},
+			{"only root can enter", []string{"--listen=" + h.socket, "--staging=" + loose}},
+			{"must be an absolute path", []string{"--listen=" + h.socket, "--staging=staging"}},
+			{"there is no group nogroup", []string{"--listen=" + h.socket, staging, "--group=nogroup"}},
+			{"no socket was passed", []string{staging}},
 			{"unknown argument", []string{"--listen=" + h.socket, "x"}},
 			{"unknown command", []string{"frobnicate"}},
 		} {
-			out, err := exec.Command(path, c.args...).CombinedOutput()
+			out, err := h.command(path, c.args...).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), c.want) {
 				t.Errorf("%v: got %s, %v; want %q", c.args, out, err, c.want)
 			}
@@ -150,7 +151,7 @@ exec 9</etc/passwd "$@" 0<&- 1>&- 2>&-`
 			t.Errorf("as a user: %s, %v", out, err)
 		}
 		h.start()
-		out, err := exec.Command(path, "--listen="+h.socket, staging, etc).CombinedOutput()
+		out, err := exec.Command(path, "--listen="+h.socket, staging).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "another ossify-loop listens") {
 			t.Errorf("twice: %s, %v", out, err)
 		}
@@ -166,7 +167,7 @@ exec 9</etc/passwd "$@" 0<&- 1>&- 2>&-`
 		if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: h.socket}), unix.Listen(fd, 10), os.Chmod(h.socket, 0o660), os.Chown(h.socket, 0, groupID)); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"`, "sh", path, "--staging="+filepath.Join(h.dir, "staging"), "--etc="+filepath.Join(h.dir, "etc"))
+		cmd := h.command("sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"`, "sh", path, "--staging="+filepath.Join(h.dir, "staging"))
 		cmd.ExtraFiles = []*os.File{listener}
 		h.run(cmd)
 		h.as(alice, true, "busy")
@@ -223,7 +224,7 @@ func workClient() error {
 		}
 	}
 	ctx := context.Background()
-	if err := errors.Join(c.Sync(ctx, 0), unix.Unmount(dir, 0)); err != nil {
+	if err := errors.Join(c.Sync(ctx, 0), unmount(dir)); err != nil {
 		return err
 	}
 	_, err = c.Export(ctx, 0)
@@ -268,7 +269,7 @@ func subvolumesClient() error {
 		return err
 	}
 	for _, at := range []string{dir, dir + "-root", dir + "-home"} {
-		if err := unix.Unmount(at, 0); err != nil {
+		if err := unmount(at); err != nil {
 			return err
 		}
 	}

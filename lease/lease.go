@@ -29,9 +29,8 @@ type Error = wire.Error
 // Conn is a connection to the helper, and its lease. It can be used by several
 // goroutines; requests wait for each other.
 type Conn struct {
-	mu       sync.Mutex
-	conn     *net.UnixConn
-	sequence uint32
+	mu   sync.Mutex
+	conn *net.UnixConn
 }
 
 // Filesystem is what a partition is to be made into.
@@ -68,7 +67,7 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 		return nil, fmt.Errorf("connect to ossify-loop: %w", err)
 	}
 	conn := &Conn{conn: c.(*net.UnixConn)}
-	if _, _, err := conn.receive(ctx, 0, false); err != nil {
+	if _, _, err := conn.receive(ctx, false); err != nil {
 		conn.conn.Close()
 		return nil, err
 	}
@@ -114,7 +113,9 @@ func (c *Conn) Mkfs(ctx context.Context, index uint8, fs Filesystem) error {
 
 // Mount returns a detached mount of the partition's filesystem, to be attached with
 // move_mount(2). It is nosuid and nodev for good. The caller closes the file; the
-// filesystem is in use until that is done and all that was attached is unmounted.
+// filesystem is in use until that is done and all that was attached is unmounted. For a
+// moment after Mount has returned the helper has the mount too, and unmounting it at once
+// fails with EBUSY (but for MNT_DETACH).
 func (c *Conn) Mount(ctx context.Context, index uint8, o MountOptions) (*os.File, error) {
 	r := wire.Mount{Index: index}
 	if o.ReadOnly {
@@ -204,26 +205,23 @@ func setString(field []byte, text string) error {
 func (c *Conn) do(ctx context.Context, r wire.Request, wantFile bool, files ...int) (uint64, *os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sequence++
-	if err := wire.Send(c.conn, wire.Encode(c.sequence, r), files...); err != nil {
+	if err := wire.Send(c.conn, wire.Encode(r), files...); err != nil {
 		return 0, nil, fmt.Errorf("ask ossify-loop: %w", err)
 	}
-	return c.receive(ctx, c.sequence, wantFile)
+	return c.receive(ctx, wantFile)
 }
 
 // receive receives the reply to a request.
-func (c *Conn) receive(ctx context.Context, sequence uint32, wantFile bool) (uint64, *os.File, error) {
+func (c *Conn) receive(ctx context.Context, wantFile bool) (uint64, *os.File, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	frame, received, err := wire.ReceiveReply(c.conn)
+	frame, received, err := wire.Receive(c.conn)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask ossify-loop: %w", errors.Join(ctx.Err(), err))
 	}
-	answered, value, err := wire.DecodeReply(frame)
+	value, err := wire.DecodeReply(frame)
 	switch {
 	case err != nil:
-	case answered != sequence:
-		err = wire.Errorf(syscall.EPROTO, "ossify-loop has answered something else than was asked")
 	case wantFile != (len(received) == 1) || len(received) > 1:
 		err = wire.Errorf(syscall.EPROTO, "ossify-loop has sent %d descriptors", len(received))
 	case wantFile:

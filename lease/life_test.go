@@ -42,6 +42,7 @@ func clients() map[string]func() error {
 		"full":        fullClient,
 		"noise":       noiseClient,
 		"inside":      insideClient,
+		"taken":       takenClient,
 	}
 }
 
@@ -74,7 +75,7 @@ func lifeClient() error {
 			return fmt.Errorf("while mounted: %w", err)
 		}
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
+	if err := unmount(dir); err != nil {
 		return err
 	}
 	if err := c.Label(ctx, 0, []wire.Entry{
@@ -98,7 +99,7 @@ func lifeClient() error {
 	if err := want(unix.EROFS, os.WriteFile(filepath.Join(dir, "new"), nil, 0o644)); err != nil {
 		return err
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
+	if err := unmount(dir); err != nil {
 		return err
 	}
 	f, err := c.Export(ctx, 0)

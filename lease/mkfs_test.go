@@ -181,7 +181,7 @@ func noiseClient() error {
 		for range 40 {
 			frame := make([]byte, 8+random.IntN(400))
 			if random.IntN(3) == 0 {
-				frame = wire.Encode(1, []wire.Request{&wire.Create{Size: 9 << 20}, &wire.Partition{Size: 1 << 20, SectorSize: 512}, goodMount(), &wire.Label{}, &wire.Export{}, &wire.Sync{}, &wire.Status{}}[random.IntN(7)])
+				frame = wire.Encode([]wire.Request{&wire.Create{Size: 9 << 20}, &wire.Partition{Size: 1 << 20, SectorSize: 512}, goodMount(), &wire.Label{}, &wire.Export{}, &wire.Sync{}, &wire.Status{}}[random.IntN(7)])
 			}
 			for range random.IntN(4) {
 				frame[random.IntN(len(frame))] = byte(random.IntN(256))
@@ -199,9 +199,6 @@ func noiseClient() error {
 				break // it was CLOSE
 			}
 			_, received, err := wire.Receive(c.UnixConn)
-			if len(received) > 0 {
-				_, _, err = wire.Receive(c.UnixConn)
-			}
 			wire.CloseAll(received)
 			if err != nil {
 				break

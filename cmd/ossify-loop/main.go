@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -28,9 +30,10 @@ import (
 // options are those of the command line. The processes that the helper starts get
 // the same ones.
 type options struct {
-	listen, group, staging, etc string
-	quota                       uint64
-	leases                      int
+	listen, group, staging string
+	quota                  uint64
+	leases                 int
+	flags                  []string
 }
 
 func main() {
@@ -48,12 +51,11 @@ func run() error {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		role, args = args[0], args[1:]
 	}
-	var o options
+	o := options{flags: args}
 	set := flag.NewFlagSet("ossify-loop [status]", flag.ExitOnError)
 	set.StringVar(&o.listen, "listen", "", "`path` of the socket to make and listen at (status: to ask); without it systemd passes one")
 	set.StringVar(&o.group, "group", "ossify", "`group` whose users can have leases")
 	set.StringVar(&o.staging, "staging", "/var/lib/ossify-loop", "`directory` for the bytes of leases")
-	set.StringVar(&o.etc, "etc", "/etc", "`directory` of passwd, group, subuid and subgid")
 	set.Uint64Var(&o.quota, "quota", 64<<30, "`bytes` that all leases of a user may have")
 	set.IntVar(&o.leases, "leases", 16, "`number` of leases that a user may have")
 	if err := set.Parse(args); err != nil || set.NArg() > 0 {
@@ -67,9 +69,10 @@ func run() error {
 	case "broker-root":
 		return confine.Broker(o.staging, o.arguments("broker"))
 	case "broker":
-		return serveBroker()
+		return broker.Serve(3, 4)
 	case "mounter":
-		return serveMounter(o)
+		m := mounter.Mounter{Staging: stagingFD, Quota: o.quota, Leases: o.leases, Group: o.group, Log: os.Stderr}
+		return m.Serve(mounterFD)
 	case "tree":
 		return mounter.Tree(3)
 	}
@@ -78,17 +81,11 @@ func run() error {
 
 // arguments are those of the helper's own processes.
 func (o options) arguments(role string) []string {
-	return []string{"ossify-loop", role, "--group=" + o.group, "--staging=" + o.staging, "--etc=" + o.etc,
-		"--quota=" + strconv.FormatUint(o.quota, 10), "--leases=" + strconv.Itoa(o.leases)}
+	return append([]string{"ossify-loop", role}, o.flags...)
 }
 
-// Descriptors of the helper's own processes.
-const (
-	listenerFD = 3 // broker
-	brokerFD   = 4
-	stagingFD  = 100 // mounter: beyond what the runtime uses before it
-	mounterFD  = 101
-)
+// Descriptors of the mounter, beyond what the runtime uses before it.
+const stagingFD, mounterFD = 100, 101
 
 // start makes the socket and the directory, starts the broker and becomes the
 // mounter.
@@ -100,11 +97,8 @@ func start(o options) error {
 	if err != nil {
 		return err
 	}
-	if err := confine.Start(); err != nil {
-		return err
-	}
 	runtime.LockOSThread() // the broker ends with the thread that starts it
-	if listener == nil {
+	if err = confine.Start(); err == nil && listener == nil {
 		listener, err = listen(o)
 	}
 	if err != nil {
@@ -152,18 +146,19 @@ func listen(o options) (*os.File, error) {
 	if err := checkDirectory(filepath.Dir(o.listen), 0o002); err != nil {
 		return nil, err
 	}
-	gid, err := mounter.GroupID(o.etc, o.group)
+	g, err := user.LookupGroup(o.group)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("there is no group %s; add it with: sudo groupadd --system %s (%w)", o.group, o.group, err)
 	}
+	gid, err := strconv.Atoi(g.Gid)
 	if c, err := net.Dial("unixpacket", o.listen); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("another ossify-loop listens at %s", o.listen)
-	} else if errors.Is(err, unix.ECONNREFUSED) {
-		err = os.Remove(o.listen) // an earlier ossify-loop's
+	} else if st, err := os.Lstat(o.listen); err == nil && st.Mode().Type() == fs.ModeSocket {
+		os.Remove(o.listen) // an earlier ossify-loop's
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: o.listen, Net: "unixpacket"})
-	if err != nil {
+	l, listenErr := net.ListenUnix("unixpacket", &net.UnixAddr{Name: o.listen, Net: "unixpacket"})
+	if err = cmp.Or(err, listenErr); err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
@@ -176,11 +171,8 @@ func listen(o options) (*os.File, error) {
 // checkDirectory refuses a directory in which others could put things in our way.
 func checkDirectory(dir string, others fs.FileMode) error {
 	st, err := os.Lstat(dir)
-	if err != nil {
-		return fmt.Errorf("look at the socket's or staging directory's place: %w", err)
-	}
-	if !st.IsDir() || st.Mode().Perm()&others != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
-		return fmt.Errorf("%s must be a directory of root's that others cannot write to, and a staging directory one that only root can enter (chmod 700); it is %s", dir, st.Mode())
+	if err != nil || !filepath.IsAbs(dir) || !st.IsDir() || st.Mode().Perm()&others != 0 || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		return fmt.Errorf("%s must be an absolute path of a directory of root's that others cannot write to, and a staging directory one that only root can enter (chmod 700): %v", dir, cmp.Or(err, error(unix.EPERM)))
 	}
 	return nil
 }
@@ -188,9 +180,6 @@ func checkDirectory(dir string, others fs.FileMode) error {
 // openStaging makes the staging directory, and opens it with a mount of its own: the
 // mounter's view of it is another.
 func openStaging(dir string) (int, error) {
-	if !filepath.IsAbs(dir) {
-		return -1, fmt.Errorf("the staging directory %q must be an absolute path", dir)
-	}
 	if err := checkDirectory(filepath.Dir(dir), 0o022); err != nil {
 		return -1, err
 	}
@@ -202,26 +191,4 @@ func openStaging(dir string) (int, error) {
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	return fd, wire.In("open the staging directory", err)
-}
-
-// serveBroker is the broker, from where it has no rights anymore.
-func serveBroker() error {
-	l, err := net.FileListener(os.NewFile(listenerFD, "listener"))
-	control, controlErr := wire.FileConn(brokerFD)
-	if err = errors.Join(err, controlErr, confine.FilterBroker()); err != nil {
-		return fmt.Errorf("start the broker: %w", err)
-	}
-	return broker.Serve(l.(*net.UnixListener), control)
-}
-
-// serveMounter is the mounter, from where it has only the rights that it needs. What
-// it has mounted and started goes with it.
-func serveMounter(o options) error {
-	unix.CloseOnExec(stagingFD)
-	control, err := wire.FileConn(mounterFD)
-	if err = errors.Join(err, confine.FilterMounter()); err != nil {
-		return fmt.Errorf("start the mounter: %w", err)
-	}
-	m := mounter.Mounter{Staging: stagingFD, Quota: o.quota, Leases: o.leases, Group: o.group, Etc: o.etc, Log: os.Stderr}
-	return m.Serve(control)
 }

@@ -2,8 +2,6 @@ package mounter
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
@@ -21,21 +19,16 @@ func TestSpans(t *testing.T) {
 		"alice:0:65536\nalice:4294967290:10\nalice:1:4294967296\n":                     nil,
 		"alice:1879113728:10\nalice:1879100000:65536\nbob:5:1":                         {{5, 1}},
 	} {
-		if got := spans(t, text); !reflect.DeepEqual(got, want) {
+		if got := spans(text); !reflect.DeepEqual(got, want) {
 			t.Errorf("%q: got %v, want %v", text, got, want)
 		}
 	}
 }
 
 // spans are those of a file.
-func spans(t *testing.T, text string) (out []span) {
-	etc := t.TempDir()
-	if err := os.WriteFile(filepath.Join(etc, "subuid"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lines, _ := table(etc, "subuid", 3) // fails for endless lines
-	for _, line := range lines {
-		if s, ok := parseSpan(line); ok {
+func spans(text string) (out []span) {
+	for line := range strings.Lines(text) {
+		if _, s, ok := parseSpan(line); ok {
 			out = append(out, s)
 		}
 	}
@@ -46,52 +39,13 @@ func FuzzSpans(f *testing.F) {
 	f.Add("alice:100000:65536\n1001:200000:65536\n")
 	f.Add("alice:4294967295:1\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, s := range spans(t, text) {
+		for _, s := range spans(text) {
 			last := uint64(s.first) + uint64(s.count) - 1
 			if s.count == 0 || s.has(0, 1) || last >= 1<<32-1 || s.has(confine.MkfsID, 1) || s.has(confine.BrokerID, 1) {
 				t.Errorf("%q has %v", text, s)
 			}
 		}
 	})
-}
-
-func TestIdentify(t *testing.T) {
-	etc := t.TempDir()
-	for name, text := range map[string]string{
-		"passwd": "root:x:0:0::/:\nalice:x:1000:1000::/:\nbob:x:1001:61::/:\ncarol:x:1002:1002::/:\ndave:x:1003:0::/:\nsub:x:100005:5::/:\nbroken\n+::\n",
-		"group":  "root:x:0:\nossify:x:61:alice,dave,sub\nother:x:62:carol\n",
-		"subuid": "alice:100000:65536\n1001:200000:65536\n",
-		"subgid": "alice:300000:65536\n",
-	} {
-		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range []struct {
-		uid  uint32
-		want *caller
-		err  string
-	}{
-		{0, &caller{name: "root"}, ""},
-		{1000, &caller{"alice", 1000, []span{{1000, 1}, {100000, 65536}}, []span{{1000, 1}, {300000, 65536}}}, ""},
-		{1001, &caller{"bob", 1001, []span{{1001, 1}, {200000, 65536}}, []span{{61, 1}}}, ""}, // by their first group
-		{1002, nil, "user carol is not in the group ossify"},
-		{1003, nil, "user dave has the group id 0"},
-		{1004, nil, "user id 1004 is nobody's"},
-		{100005, nil, "user id 100005 is a subordinate one of alice"},
-		{100006, nil, "is nobody's"},
-	} {
-		got, err := identify(etc, "ossify", c.uid)
-		switch {
-		case c.err == "" && (err != nil || !reflect.DeepEqual(got, c.want)):
-			t.Errorf("%d: got %v, %v", c.uid, got, err)
-		case c.err != "" && (!errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), c.err)):
-			t.Errorf("%d: got error %v, want %q", c.uid, err, c.err)
-		}
-	}
-	if _, err := identify(t.TempDir(), "ossify", 1000); err == nil {
-		t.Error("users are known without a passwd")
-	}
 }
 
 func TestCheckRanges(t *testing.T) {
@@ -123,8 +77,8 @@ func TestCheckSandbox(t *testing.T) {
 		{"Name:\tx\nNSpid:\t12\n", "0 0 1\n", "somebody else"},
 		{"Name:\tx\nNSpid:\t12\n", "0 0 4294967295\n1 2000 1\n", "somebody else"},
 		{"Name:\tx\nNSpid:\t12\n", "0 1000 2\n", "somebody else"},
-		{"Name:\tx\nNSpid:\t12\n", "", "without a map"},
-		{"Name:\tx\nNSpid:\t12\n", "x\n", "with the map"},
+		{"Name:\tx\nNSpid:\t12\n", "", "somebody else"},
+		{"Name:\tx\nNSpid:\t12\n", "x\n", "somebody else"},
 		{"Name:\tx\nNSpid:\t12\t1\n", "0 1000 1\n", "in a container"},
 		{"Name:\tNSpid: 1\nNSpid:\t12\t1\n", "0 1000 1\n", "in a container"},
 		{"", "0 1000 1\n", "in a container"},
@@ -146,7 +100,7 @@ func FuzzMkfs(f *testing.F) {
 		r := &wire.Mkfs{Type: wire.Filesystem(kind), Set: wire.Options(set), On: wire.Options(on), Groups: groups}
 		copy(r.UUID[:], uuid)
 		copy(r.Label[:], label)
-		_, decoded, err := wire.Decode(wire.Encode(1, r), 0)
+		decoded, err := wire.Decode(wire.Encode(r), 0)
 		if err != nil {
 			return
 		}

@@ -20,12 +20,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/ossify/ossify/lease/confine"
 	"github.com/ossify/ossify/lease/wire"
 	"golang.org/x/sys/unix"
 )
@@ -38,9 +38,8 @@ type Mounter struct {
 	// leases there may be.
 	Quota  uint64
 	Leases int
-	// Group is whose users may have leases, Etc the directory of passwd, group,
-	// subuid and subgid.
-	Group, Etc string
+	// Group is whose users may have leases.
+	Group string
 	// Log gets a line for every lease that is taken, refused and dropped.
 	Log io.Writer
 
@@ -55,16 +54,13 @@ type Mounter struct {
 	clients map[uint32]int // connections by user id
 }
 
-const (
-	// maxPartitions is how many a lease can have.
-	maxPartitions = 32
-	// spare is how many connections more than leases a user can have.
-	spare = 16
-)
+// maxPartitions is how many a lease can have, spare how many connections more than leases
+// a user.
+const maxPartitions, spare = 32, 16
 
 // lease belongs to one connection.
 type lease struct {
-	caller
+	*caller
 	number     uint64 // from 1; 0 as long as there is none
 	size, used uint64
 	begun      time.Time
@@ -72,19 +68,25 @@ type lease struct {
 	partitions []*partition
 }
 
-// Serve takes clients from the broker, until the broker is gone.
-func (m *Mounter) Serve(broker *net.UnixConn) error {
+// Serve takes clients from the broker, at the other end of a descriptor, until the broker
+// is gone.
+func (m *Mounter) Serve(fd int) error {
+	broker, err := wire.FileConn(fd)
+	if err = errors.Join(err, confine.MounterFilter().Install()); err != nil {
+		return fmt.Errorf("start the mounter: %w", err)
+	}
+	unix.CloseOnExec(m.Staging)
 	m.clients = map[uint32]int{}
 	for {
 		_, files, err := wire.Receive(broker)
 		if err != nil {
 			return fmt.Errorf("the broker has ended: %w", err)
 		}
-		if len(files) != 2 {
+		if len(files) == 2 {
+			go m.client(files[0], files[1])
+		} else {
 			wire.CloseAll(files)
-			continue
 		}
-		go m.client(files[0], files[1])
 	}
 }
 
@@ -97,29 +99,28 @@ func (m *Mounter) client(client, fd int) {
 		return
 	}
 	defer channel.Close()
-	l := &lease{}
+	l := &lease{caller: c}
+	defer m.drop(l)
 	if err == nil {
-		l.caller = *c
 		err = m.count(c.uid, 1)
 		defer m.count(c.uid, -1)
 	}
-	if sendErr := wire.Send(channel, wire.Reply(0, 0, err)); err != nil || sendErr != nil {
-		m.logf("lease refused: %v", errors.Join(err, sendErr))
+	if err = errors.Join(err, wire.Send(channel, wire.Reply(0, err))); err != nil {
+		m.logf("lease refused: %v", err)
 		return
 	}
-	defer m.drop(l)
 	for {
 		frame, files, err := wire.Receive(channel)
 		if err != nil {
 			return
 		}
-		sequence, r, err := wire.Decode(frame, len(files))
+		r, err := wire.Decode(frame, len(files))
 		value, results := uint64(0), []int(nil)
 		if err == nil {
 			value, results, err = m.carryOut(l, r, files)
 		}
-		wire.CloseAll(files)
-		err = wire.SendReply(channel, wire.Reply(sequence, value, err), results...)
+		err = wire.Send(channel, wire.Reply(value, err), results...)
+		wire.CloseAll(append(files, results...))
 		if _, last := r.(*wire.Close); last || err != nil {
 			return
 		}
@@ -130,10 +131,8 @@ func (m *Mounter) client(client, fd int) {
 func (m *Mounter) count(uid uint32, n int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.clients[uid] += n; m.clients[uid] > m.Leases+spare {
-		return wire.Errorf(syscall.EUSERS, "user id %d has %d connections already", uid, m.clients[uid]-1)
-	}
-	return nil
+	m.clients[uid] += n
+	return wire.Require(m.clients[uid] <= m.Leases+spare, syscall.EUSERS, "user id %d has %d connections already", uid, m.clients[uid]-1)
 }
 
 // carryOut carries a request out. It returns the reply's value and descriptors.
@@ -144,7 +143,7 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 	case *wire.Create:
 		err = m.create(l, r.Size)
 	case *wire.Status:
-		fd, err = m.status(&l.caller)
+		fd, err = m.status(l.caller)
 	case *wire.Partition:
 		value, err = m.partition(l, r)
 	case *wire.Mkfs:
@@ -174,31 +173,21 @@ func (m *Mounter) carryOut(l *lease, r wire.Request, files []int) (value uint64,
 	return value, nil, err
 }
 
-// usage is what a user's leases add up to.
-func (m *Mounter) usage(uid uint32) (bytes uint64, count int) {
-	for _, l := range m.leases {
-		if l.uid == uid {
-			bytes, count = bytes+l.size, count+1
-		}
-	}
-	return bytes, count
-}
-
 // create counts a lease's bytes.
 func (m *Mounter) create(l *lease, size uint64) (err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	bytes, count := m.usage(l.uid)
-	switch {
-	case l.number != 0:
-		return wire.Errorf(syscall.EEXIST, "this connection has a lease already")
-	case l.uid == 0:
-		err = wire.Errorf(syscall.EPERM, "root needs no lease")
-	case count >= m.Leases:
-		err = wire.Errorf(syscall.EDQUOT, "you have %d leases, and can have no more; see ossify-loop status", count)
-	case size > m.Quota-bytes:
-		err = wire.Errorf(syscall.EDQUOT, "a lease of %d bytes goes beyond your quota of %d, of which %d bytes are left; see ossify-loop status", size, m.Quota, m.Quota-bytes)
+	bytes, count := uint64(0), 0
+	for _, o := range m.leases {
+		if o.uid == l.uid {
+			bytes, count = bytes+o.size, count+1
+		}
 	}
+	err = cmp.Or(
+		wire.Require(l.number == 0, syscall.EEXIST, "this connection has a lease already"),
+		wire.Require(l.uid != 0, syscall.EPERM, "root needs no lease"),
+		wire.Require(count < m.Leases, syscall.EDQUOT, "you have %d leases, and can have no more; see ossify-loop status", count),
+		wire.Require(size <= m.Quota-bytes, syscall.EDQUOT, "a lease of %d bytes goes beyond your quota of %d, of which %d bytes are left; see ossify-loop status", size, m.Quota, m.Quota-bytes))
 	if err != nil {
 		m.logf("lease refused: user %s (%d): %v", l.name, l.uid, err)
 		return err
@@ -229,13 +218,11 @@ func (m *Mounter) drop(l *lease) {
 
 // partition makes a partition of what is left of the lease.
 func (m *Mounter) partition(l *lease, r *wire.Partition) (index uint64, err error) {
-	switch {
-	case l.number == 0:
-		return 0, wire.Errorf(syscall.EINVAL, "this connection has no lease yet")
-	case len(l.partitions) >= maxPartitions:
-		return 0, wire.Errorf(syscall.EDQUOT, "a lease has at most %d partitions", maxPartitions)
-	case r.Size > l.size-l.used:
-		return 0, wire.Errorf(syscall.ENOSPC, "the lease has %d bytes left, not %d", l.size-l.used, r.Size)
+	if err := cmp.Or(
+		wire.Require(l.number != 0, syscall.EINVAL, "this connection has no lease yet"),
+		wire.Require(len(l.partitions) < maxPartitions, syscall.EDQUOT, "a lease has at most %d partitions", maxPartitions),
+		wire.Require(r.Size <= l.size-l.used, syscall.ENOSPC, "the lease has %d bytes left, not %d", l.size-l.used, r.Size)); err != nil {
+		return 0, err
 	}
 	p, err := newPartition(m.Staging, r.Size, r.SectorSize)
 	if err != nil {
@@ -254,13 +241,9 @@ func (l *lease) find(index uint8, change, filesystem bool) (*partition, error) {
 		return nil, wire.Errorf(syscall.EINVAL, "the lease has no partition %d, only %d of them", index, len(l.partitions))
 	}
 	p := l.partitions[index]
-	switch {
-	case change && p.exported:
-		return nil, wire.Errorf(syscall.EPERM, "the partition was exported: its bytes are final")
-	case filesystem && p.kind == 0:
-		return nil, wire.Errorf(syscall.EPERM, "the partition has no filesystem that ossify-loop has made, so it is not mounted")
-	}
-	return p, nil
+	return p, cmp.Or(
+		wire.Require(!change || !p.exported, syscall.EPERM, "the partition was exported: its bytes are final"),
+		wire.Require(!filesystem || p.kind != 0, syscall.EPERM, "the partition has no filesystem that ossify-loop has made, so it is not mounted"))
 }
 
 // mount mounts a partition for the client.
@@ -268,10 +251,8 @@ func (m *Mounter) mount(l *lease, p *partition, r *wire.Mount) (fd int, err erro
 	none := func(r wire.Range) bool { return r.Count == 0 }
 	uids, gids := slices.DeleteFunc(r.UIDs[:], none), slices.DeleteFunc(r.GIDs[:], none)
 	subvolume, err := wire.String(r.Subvolume[:])
-	if subvolume != "" && p.kind != wire.Btrfs {
-		err = wire.Errorf(syscall.EINVAL, "%s has no subvolumes", p.kind)
-	}
-	if err = cmp.Or(err, checkRanges("user", uids, l.uids), checkRanges("group", gids, l.gids)); err != nil {
+	if err = cmp.Or(err, checkRanges("user", uids, l.uids), checkRanges("group", gids, l.gids),
+		wire.Require(subvolume == "" || p.kind == wire.Btrfs, syscall.EINVAL, "%s has no subvolumes", p.kind)); err != nil {
 		return -1, err
 	}
 	mnt, err := p.mount(r.ReadOnly == 1, subvolume)
@@ -288,15 +269,11 @@ func (m *Mounter) status(c *caller) (int, error) {
 	m.mu.Lock()
 	for _, l := range m.leases {
 		if c.uid == 0 || c.uid == l.uid {
-			age := uint64(time.Since(l.begun).Seconds())
-			table.Leases = append(table.Leases, wire.Lease{Number: l.number, User: l.name, Size: l.size, Used: l.used, Seconds: age, Dropped: l.dropped})
+			table.Leases = append(table.Leases, wire.Lease{Number: l.number, User: l.name, Size: l.size, Used: l.used, Seconds: uint64(time.Since(l.begun).Seconds()), Dropped: l.dropped})
 		}
 	}
 	m.mu.Unlock()
-	text, err := json.Marshal(table)
-	if err != nil {
-		return -1, err
-	}
+	text, _ := json.Marshal(table) // fails for other types only
 	fd, err := unix.MemfdCreate("status", unix.MFD_CLOEXEC)
 	if err == nil {
 		_, err = unix.Pwrite(fd, text, 0)

@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,15 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// patience is how long a loop device may be in somebody's way, such as
-	// udev's, which looks at every new one.
-	patience = 5 * time.Second
-	// grace is how long a filesystem may take to be gone after it was unmounted.
-	grace = 500 * time.Millisecond
-	// pause is the time between two attempts.
-	pause = 10 * time.Millisecond
-)
+// patience is how long a loop device may be in somebody's way, such as udev's, which looks
+// at every new one; grace is how long a filesystem may take to be gone after it was unmounted;
+// pause is the time between two attempts.
+const patience, grace, pause = 5 * time.Second, 500 * time.Millisecond, 10 * time.Millisecond
 
 // partition is a file without a name, and what has become of it.
 type partition struct {
@@ -76,17 +72,12 @@ func (p *partition) attach() error {
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 	for start := time.Now(); ; time.Sleep(pause) {
 		minor, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		var dev *os.File
-		if err == nil {
-			dev, err = os.OpenFile(fmt.Sprintf("/dev/loop%d", minor), os.O_RDWR, 0)
+		dev, openErr := os.OpenFile(fmt.Sprintf("/dev/loop%d", minor), os.O_RDWR, 0)
+		if err = cmp.Or(err, openErr, unix.IoctlLoopConfigure(int(dev.Fd()), &config)); err == nil {
+			p.loop = dev
+			return nil
 		}
-		if err == nil {
-			if err = unix.IoctlLoopConfigure(int(dev.Fd()), &config); err == nil {
-				p.loop = dev
-				return nil
-			}
-			dev.Close()
-		}
+		dev.Close()
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) || time.Since(start) > patience {
 			return fmt.Errorf("attach a loop device: %w", err)
 		}
@@ -97,13 +88,11 @@ func (p *partition) attach() error {
 // somewhere after so long: nobody else can have a mounted device alone (O_EXCL, open(2)).
 func (p *partition) release(wait time.Duration) error {
 	for start := time.Now(); p.loop != nil; time.Sleep(pause) {
-		fd, err := unix.Open(p.loop.Name(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
-		switch {
-		case err == nil:
+		if fd, err := unix.Open(p.loop.Name(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); err == nil {
 			err = errors.Join(p.loop.Sync(), unix.Close(fd), p.loop.Close())
 			p.loop = nil
 			return wire.In("write out the partition", err)
-		case time.Since(start) >= wait:
+		} else if time.Since(start) >= wait {
 			return wire.Errorf(syscall.EBUSY, "the filesystem is mounted: unmount it first")
 		}
 	}
@@ -124,14 +113,13 @@ func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
 	}
 	defer unix.Close(fs)
 	err = unix.FsconfigSetString(fs, "source", p.loop.Name())
-	switch {
-	case err != nil:
-	case p.kind == wire.Ext4:
-		err = unix.FsconfigSetString(fs, "errors", "remount-ro")
-	case p.kind == wire.XFS:
-		err = unix.FsconfigSetFlag(fs, "nouuid")
-	case p.kind == wire.Btrfs:
-		err = unix.FsconfigSetFlag(fs, "nodiscard")
+	switch p.kind {
+	case wire.Ext4:
+		err = cmp.Or(err, unix.FsconfigSetString(fs, "errors", "remount-ro"))
+	case wire.XFS:
+		err = cmp.Or(err, unix.FsconfigSetFlag(fs, "nouuid"))
+	case wire.Btrfs:
+		err = cmp.Or(err, unix.FsconfigSetFlag(fs, "nodiscard"))
 	}
 	if err == nil && subvolume != "" {
 		err = unix.FsconfigSetString(fs, "subvol", subvolume)
@@ -168,30 +156,22 @@ func (p *partition) root() (int, error) {
 
 // sync writes out everything that was written to the filesystem.
 func (p *partition) sync() error {
-	if err := p.release(0); errors.Is(err, unix.EBUSY) {
-		root, err := p.root()
-		if err != nil {
-			return err
+	err := p.release(0)
+	if errors.Is(err, unix.EBUSY) {
+		var root int
+		if root, err = p.root(); err == nil {
+			err = errors.Join(unix.Syncfs(root), unix.Close(root))
 		}
-		defer unix.Close(root)
-		if err := unix.Syncfs(root); err != nil {
-			return fmt.Errorf("write out the filesystem: %w", err)
-		}
-	} else if err != nil {
-		return err
 	}
-	return wire.In("write out the partition", p.file.Sync())
+	return wire.In("write out the filesystem", errors.Join(err, p.file.Sync()))
 }
 
 // export opens the file for reading; who has that can open it again, for reading.
 func (p *partition) export() (int, error) {
-	if err := errors.Join(p.release(grace), p.file.Sync()); err != nil {
+	if err := errors.Join(p.release(grace), p.file.Sync(), p.file.Chmod(0o444)); err != nil {
 		return -1, err
 	}
 	p.exported = true
-	if err := p.file.Chmod(0o444); err != nil {
-		return -1, err
-	}
 	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", p.fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
@@ -208,4 +188,81 @@ func (p *partition) close() {
 		}
 		time.Sleep(wait)
 	}
+}
+
+// label stores a list of entries in a filesystem that nobody has mounted. The list is in
+// a memfd that nobody can change anymore.
+func (m *Mounter) label(l *lease, index uint8, memfd int) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
+	var st unix.Stat_t
+	have, err := unix.FcntlInt(uintptr(memfd), unix.F_GET_SEALS, 0)
+	if err != nil || have&seals != seals || unix.Fstat(memfd, &st) != nil || st.Size > wire.MaxLabels {
+		return wire.Errorf(syscall.EINVAL, "a list of labels is a sealed memfd of at most %d bytes", wire.MaxLabels)
+	}
+	p, err := l.find(index, true, true)
+	if err == nil {
+		err = p.release(grace)
+	}
+	if err != nil {
+		return err
+	}
+	m.labelling.Lock() // one list in memory
+	defer m.labelling.Unlock()
+	list := make([]byte, st.Size)
+	_, err = unix.Pread(memfd, list, 0) // a memfd has no short reads
+	entries, listErr := wire.Labels(list)
+	if err = cmp.Or(err, listErr); err != nil {
+		return err
+	}
+	root, err := p.root()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	// Flags come last: what is immutable takes no label.
+	for _, flags := range []bool{false, true} {
+		for _, e := range entries {
+			if err := store(root, e, flags); err != nil {
+				return fmt.Errorf("label %.200q: %w", e.Path, err)
+			}
+		}
+	}
+	return wire.In("write out labels", unix.Syncfs(root))
+}
+
+// store stores an entry's flags or all but them, without leaving the filesystem. Xattrs go
+// through /proc, for those of symbolic links and of files that cannot be opened.
+func store(root int, e wire.Entry, flags bool) error {
+	if flags && e.Flags == 0 {
+		return nil
+	}
+	how := unix.OpenHow{Flags: unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+	if flags {
+		how.Flags |= unix.O_NONBLOCK
+	} else {
+		how.Flags |= unix.O_PATH
+	}
+	fd, err := unix.Openat2(root, e.Path, &how)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
+		return wire.Errorf(syscall.EPERM, "the path goes through a symbolic link or out of the filesystem")
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if flags {
+		has, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+		if err == nil {
+			err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(has|uint32(e.Flags)))
+		}
+		return wire.In("set inode flags", err)
+	}
+	name := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if e.SELinux != "" {
+		err = unix.Setxattr(name, "security.selinux", append([]byte(e.SELinux), 0), 0)
+	}
+	if err == nil && e.Capability != [20]byte{} {
+		err = unix.Setxattr(name, "security.capability", e.Capability[:], 0)
+	}
+	return wire.In("store extended attributes", err)
 }

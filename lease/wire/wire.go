@@ -2,13 +2,18 @@ package wire
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,6 +43,14 @@ func (e *Error) Unwrap() error { return e.Errno }
 // Errorf makes an Error.
 func Errorf(errno syscall.Errno, format string, args ...any) *Error {
 	return &Error{errno, fmt.Sprintf(format, args...)}
+}
+
+// Require returns an Error if something is not as it must be.
+func Require(good bool, errno syscall.Errno, format string, args ...any) error {
+	if good {
+		return nil
+	}
+	return Errorf(errno, format, args...)
 }
 
 // In says what an error, if there is one, happened in.
@@ -164,87 +177,123 @@ func requests() []Request {
 	return []Request{&Create{}, &Partition{}, &Mkfs{}, &Mount{}, &Label{}, &Sync{}, &Export{}, &Close{}, &Status{}}
 }
 
-type requestHeader struct {
-	Version, Verb uint8
-	Zero          uint16
-	Sequence      uint32
-}
-
 type reply struct {
-	Version  uint8
-	Zero     [3]uint8
-	Sequence uint32
-	Errno    uint32
-	Value    uint64
-	Text     [MaxText]byte
-}
-
-// pack encodes values of fixed size.
-func pack(values ...any) (out []byte) {
-	for _, v := range values {
-		out, _ = binary.Append(out, binary.LittleEndian, v) // fails for other types only
-	}
-	return out
+	Version uint8
+	Errno   uint32
+	Value   uint64
+	Text    [MaxText]byte
 }
 
 // Encode returns the frame of a request.
-func Encode(sequence uint32, r Request) []byte {
+func Encode(r Request) []byte {
 	verb := 1 + slices.IndexFunc(requests(), func(o Request) bool { return reflect.TypeOf(o) == reflect.TypeOf(r) })
-	return pack(requestHeader{Version, uint8(verb), 0, sequence}, r)
+	frame, _ := binary.Append([]byte{Version, uint8(verb)}, binary.LittleEndian, r) // fails for other types only
+	return frame
 }
 
-// Decode reads the frame of a request that came with so many descriptors. The
-// sequence number is valid, if the frame has one, beside an error too.
-func Decode(frame []byte, files int) (sequence uint32, r Request, err error) {
-	var h requestHeader
-	n, err := binary.Decode(frame, binary.LittleEndian, &h)
+// Decode reads the frame of a request that came with so many descriptors.
+func Decode(frame []byte, files int) (Request, error) {
 	verbs, wanted := requests(), 0
 	switch {
-	case err != nil:
-		return 0, nil, Errorf(syscall.EINVAL, "a frame of %d bytes is no request", len(frame))
-	case h.Version != Version || h.Zero != 0:
-		return h.Sequence, nil, Errorf(syscall.EINVAL, "version %d of the protocol is not spoken here, only %d: install the same versions of ossify and ossify-loop", h.Version, Version)
-	case h.Verb == 0 || int(h.Verb) > len(verbs):
-		return h.Sequence, nil, Errorf(syscall.EINVAL, "there is no verb %d", h.Verb)
+	case len(frame) < 2 || frame[0] != Version:
+		return nil, Errorf(syscall.EINVAL, "a frame is not of version %d of the protocol: install the same versions of ossify and ossify-loop", Version)
+	case frame[1] == 0 || int(frame[1]) > len(verbs):
+		return nil, Errorf(syscall.EINVAL, "there is no verb %d", frame[1])
 	}
-	r = verbs[h.Verb-1]
+	r, body := verbs[frame[1]-1], frame[2:]
 	if _, ok := r.(*Label); ok {
 		wanted = 1
 	}
-	switch size := binary.Size(r); {
-	case len(frame)-n != size:
-		err = Errorf(syscall.EINVAL, "verb %d has a body of %d bytes, not of %d", h.Verb, size, len(frame)-n)
+	switch {
+	case len(body) != binary.Size(r):
+		return nil, Errorf(syscall.EINVAL, "verb %d has a body of %d bytes, not of %d", frame[1], binary.Size(r), len(body))
 	case files != wanted:
-		err = Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", h.Verb, wanted, files)
-	default:
-		if _, err = binary.Decode(frame[n:], binary.LittleEndian, r); err == nil {
-			err = r.check()
-		}
+		return nil, Errorf(syscall.EINVAL, "verb %d comes with %d descriptors, not with %d", frame[1], wanted, files)
 	}
-	return h.Sequence, r, err
+	_, err := binary.Decode(body, binary.LittleEndian, r)
+	return r, cmp.Or(err, r.check())
 }
 
 // Reply returns the frame of what a request came to: a value or an error.
-func Reply(sequence uint32, value uint64, err error) []byte {
-	r := reply{Version: Version, Sequence: sequence, Value: value}
+func Reply(value uint64, err error) []byte {
+	r := reply{Version: Version, Value: value}
 	if err != nil {
 		errno := syscall.EIO
 		errors.As(err, &errno)
 		r.Errno = uint32(errno)
 		copy(r.Text[:], err.Error())
 	}
-	return pack(r)
+	frame, _ := binary.Append(nil, binary.LittleEndian, r) // fails for other types only
+	return frame
 }
 
 // DecodeReply reads a reply. The error is the request's, an *Error.
-func DecodeReply(frame []byte) (sequence uint32, value uint64, err error) {
+func DecodeReply(frame []byte) (value uint64, err error) {
 	var r reply
 	if n, err := binary.Decode(frame, binary.LittleEndian, &r); err != nil || n != len(frame) || r.Version != Version {
-		return 0, 0, Errorf(syscall.EPROTO, "a frame of %d bytes is no reply of ossify-loop", len(frame))
+		return 0, Errorf(syscall.EPROTO, "a frame of %d bytes is no reply of ossify-loop", len(frame))
 	}
-	if r.Errno != 0 {
-		text, _, _ := bytes.Cut(r.Text[:], []byte{0})
-		err = Errorf(syscall.Errno(r.Errno), "%s", strings.ToValidUTF8(string(text), "?"))
+	text, _, _ := bytes.Cut(r.Text[:], []byte{0})
+	return r.Value, Require(r.Errno == 0, syscall.Errno(r.Errno), "%s", strings.ToValidUTF8(string(text), "?"))
+}
+
+// Send sends a frame and duplicates of the descriptors, which stay the caller's.
+func Send(c *net.UnixConn, frame []byte, files ...int) error {
+	var rights []byte // not even a header of none
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
 	}
-	return r.Sequence, r.Value, err
+	_, _, err := c.WriteMsgUnix(frame, rights, nil)
+	return err
+}
+
+// Receive returns the next frame and its descriptors, which the caller closes. For
+// a frame that is too large or has too many descriptors it returns its beginning
+// and an *Error; all descriptors are closed then. Any other error is the end of
+// the connection.
+func Receive(c *net.UnixConn) (frame []byte, files []int, err error) {
+	frame = make([]byte, MaxFrame+1)
+	control := make([]byte, unix.CmsgSpace(4*MaxFiles))
+	n, controls, flags, _, err := c.ReadMsgUnix(frame, control)
+	frame = frame[:max(n, 0)]
+	messages, parseErr := unix.ParseSocketControlMessage(control[:max(controls, 0)])
+	for _, m := range messages {
+		fds, rightsErr := unix.ParseUnixRights(&m)
+		files, parseErr = append(files, fds...), errors.Join(parseErr, rightsErr)
+	}
+	if err == nil && (n > MaxFrame || parseErr != nil || len(files) > MaxFiles || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0) {
+		err = Errorf(syscall.EINVAL, "a frame has at most %d bytes and %d descriptors", MaxFrame, MaxFiles)
+	}
+	if err != nil {
+		CloseAll(files)
+		return frame, nil, err
+	}
+	return frame, files, nil
+}
+
+// Pair makes a connection and the descriptor of its other end, which both are the caller's.
+func Pair() (c *net.UnixConn, other int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		c, err = FileConn(pair[0])
+	}
+	return c, pair[1], In("make a socket pair", err)
+}
+
+// CloseAll closes descriptors.
+func CloseAll(files []int) {
+	for _, fd := range files {
+		unix.Close(fd)
+	}
+}
+
+// FileConn makes a connection of a descriptor, which it takes over.
+func FileConn(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if u, ok := c.(*net.UnixConn); ok {
+		return u, nil
+	}
+	return nil, errors.Join(errors.New("a descriptor is no unix socket"), err)
 }
