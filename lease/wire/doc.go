@@ -7,18 +7,18 @@
 //	client                           helper
 //	  |                                | who is it? if nobody, the end
 //	  |                              ← | reply
-//	  | request CREATE                → |
+//	  | request CREATE               → |
 //	  |                              ← | reply
-//	  | request PARTITION             → |
+//	  | request PARTITION            → |
 //	  |                              ← | reply, value: index
-//	  | request MKFS                  → |
+//	  | request MKFS                 → |
 //	  |                              ← | reply
-//	  | request MOUNT                 → |
+//	  | request MOUNT                → |
 //	  |                              ← | reply, a mount
 //	  | ... the mount is used and unmounted ...
-//	  | request EXPORT                → |
+//	  | request EXPORT               → |
 //	  |                              ← | reply, the partition's bytes
-//	  | request CLOSE, or the end     → |
+//	  | request CLOSE, or the end    → |
 //
 // Numbers are little endian:
 //
