@@ -91,8 +91,22 @@ func (c *checker) module(class, name string, path, as []any) *Module {
 // osbuildLibdir is where distributions install osbuild's modules.
 const osbuildLibdir = "/usr/lib/osbuild"
 
+// deviceMapper are osbuild's devices that only root of the machine can make, and why.
+var deviceMapper = map[string]string{
+	"org.osbuild.luks2":   needsMapper("encrypted disks are"),
+	"org.osbuild.lvm2.lv": needsMapper("logical volumes are"),
+}
+
+func needsMapper(what string) string {
+	return what + " devices of the kernel's device mapper, which only root of the machine can make, and which ossify-loop leaves out: " +
+		"leave them out, or run ossify as root with osbuild's modules (--libdir " + osbuildLibdir + ")"
+}
+
 // elsewhere says where a module may be that no libdir has.
 func (c *checker) elsewhere(class, name string) string {
+	if why := deviceMapper[name]; why != "" && class == "Device" {
+		return ": " + why
+	}
 	if c.ix.Foreign != nil && c.ix.Foreign(folders[class], name) {
 		if _, err := os.Stat(filepath.Join(osbuildLibdir, folders[class], name)); err == nil {
 			return ": ossify has none of its own, but osbuild's is installed here: add --libdir " + osbuildLibdir

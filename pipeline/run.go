@@ -294,6 +294,11 @@ func (b *builder) supported(s *Stage) error {
 			return fail("%w", err)
 		}
 	}
+	for _, d := range s.Devices {
+		if why := deviceMapper[d.Module.Name]; why != "" && !b.Containers.HasLoopDevices() {
+			return fail("device %q: %s", d.Name, why)
+		}
+	}
 	for _, m := range s.Mounts {
 		if err := b.canMount(m); err != nil {
 			return fail("mount %q: %w", m.Name, err)

@@ -130,8 +130,8 @@ func (a *attached) mountpoint(ctx context.Context, b *builder, s *Stage, m *Moun
 		err = a.mountLeased(ctx, m, part)
 	case a.offline && m.Module.Meta.Offline == offlineFAT:
 		err = a.mountOffline(m)
-	case a.offline && m.Module.Meta.Offline == offlineSquashfs:
-		err = a.mountSquashfs(ctx, b, m)
+	case a.offline && unpackers[m.Module.Meta.Offline].program != "":
+		err = a.mountUnpacked(ctx, b, m)
 	default:
 		return needsRoot(a.mount(ctx, m, a.paths[m.Device], at))
 	}

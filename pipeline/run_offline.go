@@ -23,8 +23,7 @@ import (
 const (
 	offlineFile = "file" // a loop device: a file is shown in its place
 	offlineFAT  = "fat"  // a mount: a directory is shown, and written back
-	// a mount: what the build root's unsquashfs makes of it is shown
-	offlineSquashfs = "squashfs"
+	// others: see unpackers and offlineLease
 )
 
 // offlineDevices are where a stage finds the files that stand for devices.
@@ -158,17 +157,53 @@ func (a *attached) mountOffline(m *Mount) error {
 	return nil
 }
 
-// mountSquashfs shows the content of a squashfs in the place of a mount.
-func (a *attached) mountSquashfs(ctx context.Context, b *builder, m *Mount) error {
+// unpacker is a program of the build root that unpacks /run/image to /run/content.
+type unpacker struct {
+	program, from string // from is the package
+	args          []string
+	// capabilities, if there are some, are arguments with which it unpacks security.capability too.
+	capabilities []string
+}
+
+// unpackers are by the filesystem, as the mount's meta.json has it in "offline". When
+// fsck.erofs gives files their owners, they lose the capabilities that it has stored.
+var unpackers = map[string]unpacker{
+	"squashfs": {"unsquashfs", "squashfs-tools", []string{"-force", "-no-progress", "-quiet", "-dest", "/run/content", "/run/image"}, nil},
+	"erofs": {"fsck.erofs", "erofs-utils, which extracts xattrs from 1.8 on",
+		[]string{"--extract=/run/content", "--overwrite", "--preserve", "--xattrs", "/run/image"},
+		[]string{"--extract=/run/content", "--overwrite", "--no-preserve", "--xattrs", "/run/image"}},
+}
+
+// mountUnpacked shows the content of a filesystem that cannot be written to in the place of
+// a mount.
+func (a *attached) mountUnpacked(ctx context.Context, b *builder, m *Mount) error {
+	kind := m.Module.Meta.Offline
+	tool := unpackers[kind]
 	r := a.files[m.Device]
 	if r == nil || m.Partition != nil {
-		return errors.New("without root a squashfs is mounted from a device that has start and size: give the partition's")
+		return fmt.Errorf("without root %s is mounted from a device that has start and size: give the partition's", kind)
 	}
 	image := r.file.Name()
 	if r.copied != nil {
 		image = r.copied.Name()
 	}
 	dir := filepath.Join(a.scratch, "mount-"+strconv.Itoa(len(a.ops)))
+	err := a.unpack(ctx, b, tool, tool.args, image, dir)
+	if err == nil && tool.capabilities != nil {
+		second := dir + "-capabilities"
+		if err = a.unpack(ctx, b, tool, tool.capabilities, image, second); err == nil {
+			err = copyCapabilities(second, dir)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("unpack the %s with the build root's %s (package %s): %w", kind, tool.program, tool.from, err)
+	}
+	a.ops = append(a.ops, sandbox.Bind{Source: dir, Target: m.inside()})
+	return nil
+}
+
+// unpack runs an unpacker in the build root. It makes dir, which goes when the stage has ended.
+func (a *attached) unpack(ctx context.Context, b *builder, tool unpacker, args []string, image, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -181,18 +216,33 @@ func (a *attached) mountSquashfs(ctx context.Context, b *builder, m *Mount) erro
 	var said bytes.Buffer
 	status, err := b.Containers.RunTool(ctx, scratch, a.buildRoot, []sandbox.Bind{
 		{Source: image, Target: "/run/image"}, {Source: dir, Target: "/run/content", Writable: true},
-	}, &sandbox.Command{
-		Args:   []string{"unsquashfs", "-force", "-no-progress", "-quiet", "-dest", "/run/content", "/run/image"},
-		Stdout: &said, Stderr: &said,
-	})
+	}, &sandbox.Command{Args: append([]string{tool.program}, args...), Stdout: &said, Stderr: &said})
 	if err == nil && status != 0 {
-		err = fmt.Errorf("unsquashfs ended with status %d: %s", status, bytes.TrimSpace(said.Bytes()))
+		err = fmt.Errorf("%s ended with status %d: %s", tool.program, status, bytes.TrimSpace(said.Bytes()))
 	}
-	if err != nil {
-		return fmt.Errorf("unpack the squashfs with the build root's unsquashfs (package squashfs-tools): %w", err)
-	}
-	a.ops = append(a.ops, sandbox.Bind{Source: dir, Target: m.inside()})
-	return nil
+	return err
+}
+
+// copyCapabilities gives the files of a tree the capabilities that they have in another.
+func copyCapabilities(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		var value [64]byte
+		n, err := unix.Lgetxattr(path, "security.capability", value[:])
+		if errors.Is(err, unix.ENODATA) {
+			return nil
+		}
+		name, relErr := filepath.Rel(from, path)
+		if err = errors.Join(err, relErr); err == nil {
+			err = unix.Lsetxattr(filepath.Join(to, name), "security.capability", value[:n], 0)
+		}
+		if err != nil {
+			return fmt.Errorf("capabilities of %s: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // state is what stat says of everything in the directory.
