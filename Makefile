@@ -64,8 +64,8 @@ FORCE:
 # usermod --append --groups ossify USER.
 install-helper: build/ossify-loop
 	install -D -m 755 build/ossify-loop $(DESTDIR)$(PREFIX)/libexec/ossify-loop
-	install -d $(DESTDIR)$(PREFIX)/sbin
-	ln -sf ../libexec/ossify-loop $(DESTDIR)$(PREFIX)/sbin/ossify-loop
+	install -d $(DESTDIR)$(PREFIX)/bin
+	ln -sf ../libexec/ossify-loop $(DESTDIR)$(PREFIX)/bin/ossify-loop
 	test -n "$(DESTDIR)" || getent group ossify >/dev/null || groupadd --system ossify
 	if test -n "$(DESTDIR)" || test -d /run/systemd/system; then \
 		install -D -m 644 contrib/ossify-loop.socket $(DESTDIR)/etc/systemd/system/ossify-loop.socket; \
@@ -75,7 +75,7 @@ install-helper: build/ossify-loop
 	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
 		systemctl daemon-reload && systemctl enable --now ossify-loop.socket; \
 	elif test -z "$(DESTDIR)"; then \
-		echo "no systemd here; start it with: sudo mkdir -p /run/ossify-loop && sudo $(PREFIX)/sbin/ossify-loop --listen /run/ossify-loop/socket"; \
+		echo "no systemd here; start it with: sudo mkdir -p /run/ossify-loop && sudo $(PREFIX)/bin/ossify-loop --listen /run/ossify-loop/socket"; \
 	fi
 
 clean:
