@@ -41,7 +41,7 @@ func (c *chain) prepare(ctx context.Context, s *Stage, base *store.Layer) *workp
 	w := &workplace{b: c.b, stage: s, base: base}
 	w.output = &capture{max: maxOutput, tee: func(p []byte) { c.b.Monitor.StageOutput(info(s), p) }}
 	w.making.Go(func() (err error) {
-		w.layer, err = c.b.Store.Create(base, c.b.keys[s])
+		w.layer, err = c.b.Store.Create(base, c.b.keys[s], store.Origin{Pipeline: s.Pipeline.Name, Stage: s.Name})
 		return err
 	})
 	w.making.Go(func() error { return w.makeContainer(ctx, c.root) })

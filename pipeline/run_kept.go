@@ -39,7 +39,7 @@ func (b *builder) keepLayer(ctx context.Context, k *kept) (*store.Layer, error) 
 }
 
 func (b *builder) makeKept(k *kept) (_ *store.Layer, err error) {
-	layer, err := b.Store.Create(nil, k.key)
+	layer, err := b.Store.Create(nil, k.key, store.Origin{Stage: k.name})
 	if err != nil {
 		return nil, err
 	}

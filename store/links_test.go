@@ -76,7 +76,7 @@ func TestHardLinks(t *testing.T) {
 // change makes a layer on base with what the script does to the tree.
 func change(t *testing.T, s *store.Store, base *store.Layer, name, script string) *store.Layer {
 	t.Helper()
-	l, err := s.Create(base, "k")
+	l, err := s.Create(base, "k", store.Origin{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrBusy says that another engine has the store open.
+var ErrBusy = errors.New("another ossify uses the store")
+
+// Prune says what goes. Checkpoints that something is based on go only with that.
+type Prune struct {
+	// Max is how many bytes the store may hold, negative for any number: what was not used
+	// for longest goes first.
+	Max int64
+	// Before is when something has to have been used to stay, zero for any time.
+	Before time.Time
+	// Last, if not negative, is how many trees stay, of those that nothing is based on: the
+	// ones that were used last, with all that they are based on. Downloads and prepared build
+	// roots do not count.
+	Last int
+}
+
 // Shrunk is what Shrink did.
 type Shrunk struct {
 	// Busy says that another engine has the store open, so that nothing was
@@ -30,6 +46,10 @@ type Shrunk struct {
 // item is something that Shrink can remove.
 type item struct {
 	used time.Time
+	// layer is its id, "" for what is none; top says that it is a stage's and nothing is
+	// based on it, prepared that it is no stage's.
+	layer         string
+	top, prepared bool
 	// depth counts the layers below a layer: those on top go first.
 	depth  int
 	size   int64
@@ -40,20 +60,39 @@ type item struct {
 // checkpoints, downloads, outputs and copies of native modules, is at most max
 // bytes. Nothing may use layers of this store any more but to close it. What
 // other programs have based on a checkpoint keeps it.
-func (s *Store) Shrink(max int64) (_ *Shrunk, err error) {
-	lock := s.run.inUse
-	switch err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-	case errors.Is(err, unix.EWOULDBLOCK):
+func (s *Store) Shrink(max int64) (*Shrunk, error) {
+	done, err := s.Prune(Prune{Max: max, Last: -1})
+	if errors.Is(err, ErrBusy) {
 		return &Shrunk{Busy: true}, nil
-	case err != nil:
-		return nil, &fs.PathError{Op: "lock", Path: lock.Name(), Err: err}
+	}
+	return done, err
+}
+
+// alone makes this engine the only one that has the store open, or returns ErrBusy.
+func (s *Store) alone() error {
+	lock := s.run.inUse
+	err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrBusy
+	}
+	if err != nil {
+		return &fs.PathError{Op: "lock", Path: lock.Name(), Err: err}
+	}
+	return nil
+}
+
+// Prune removes what is to go, as Shrink does. It fails with ErrBusy if another engine has
+// the store open.
+func (s *Store) Prune(p Prune) (*Shrunk, error) {
+	if err := s.alone(); err != nil {
+		return nil, err
 	}
 	items, err := s.layerItems()
 	if err != nil {
 		return nil, err
 	}
-	for _, pattern := range []string{"sources/*/*", "refs/*", "lib/*"} {
-		more, err := pathItems(filepath.Join(s.dir, pattern))
+	for _, kind := range contents {
+		more, err := pathItems(filepath.Join(s.dir, kind.pattern))
 		if err != nil {
 			return nil, err
 		}
@@ -66,12 +105,20 @@ func (s *Store) Shrink(max int64) (_ *Shrunk, err error) {
 	slices.SortStableFunc(items, func(a, b item) int {
 		return cmp.Or(a.used.Compare(b.used), cmp.Compare(b.depth, a.depth))
 	})
+	stays := func(it item) bool {
+		return (p.Max < 0 || total <= p.Max) && !it.used.Before(p.Before)
+	}
+	if p.Last >= 0 {
+		last, err := s.lastTrees(items, p.Last)
+		if err != nil {
+			return nil, err
+		}
+		within := stays
+		stays = func(it item) bool { return within(it) && (it.layer == "" || it.prepared || last[it.layer]) }
+	}
 	done := &Shrunk{}
 	for _, it := range items {
-		if total <= max {
-			break
-		}
-		if it.remove == nil {
+		if it.remove == nil || stays(it) {
 			continue
 		}
 		if err := it.remove(); err != nil {
@@ -82,6 +129,27 @@ func (s *Store) Shrink(max int64) (_ *Shrunk, err error) {
 		done.Freed += it.size
 	}
 	return done, nil
+}
+
+// lastTrees are the layers of the n trees that were used last.
+func (s *Store) lastTrees(items []item, n int) (map[string]bool, error) {
+	layers, err := s.storage.Layers()
+	if err != nil {
+		return nil, fmt.Errorf("list checkpoints: %w", err)
+	}
+	parent, last := map[string]string{}, map[string]bool{}
+	for _, l := range layers {
+		parent[l.ID] = l.Parent
+	}
+	for _, it := range slices.Backward(items) { // by their use
+		if it.top && n > 0 {
+			n--
+			for id := it.layer; id != ""; id = parent[id] {
+				last[id] = true
+			}
+		}
+	}
+	return last, nil
 }
 
 // layerItems are the layers of Ossify. One that others need is used whenever
@@ -100,9 +168,10 @@ func (s *Store) layerItems() ([]item, error) {
 		byID[layers[i].ID] = &layers[i]
 	}
 	used := map[string]time.Time{}
-	kept := map[string]bool{}
+	kept, based := map[string]bool{}, map[string]bool{}
 	for i := range layers {
 		l := &layers[i]
+		based[l.Parent] = true
 		_, ours := l.Flags[flagRun]
 		t := s.lastUsed(l)
 		for ; l != nil; l = byID[l.Parent] {
@@ -123,7 +192,7 @@ func (s *Store) layerItems() ([]item, error) {
 		if _, ours := l.Flags[flagRun]; !ours {
 			continue
 		}
-		it := item{used: used[l.ID]}
+		it := item{used: used[l.ID], layer: l.ID, top: !based[l.ID] && isStage(l), prepared: !isStage(l)}
 		if it.size, err = s.layerSize(l.ID); err != nil {
 			return nil, err
 		}
@@ -151,6 +220,10 @@ func (s *Store) markUsed(id string) {
 	f.Close()
 	now := time.Now()
 	_ = os.Chtimes(s.usage(id), now, now)
+	if f, err := os.OpenFile(s.usage(id)+usesSuffix, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644); err == nil {
+		_, _ = f.Write([]byte{'.'}) // without it the use is not counted
+		f.Close()
+	}
 }
 
 func (s *Store) lastUsed(l *storage.Layer) time.Time {

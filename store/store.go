@@ -24,7 +24,9 @@ import (
 const (
 	flagRun = "ossify"
 	flagKey = "ossify-key"
-	metaKey = "ossify-metadata"
+	// flagOrigin is the layer's Origin.
+	flagOrigin = "ossify-origin"
+	metaKey    = "ossify-metadata"
 	// recordKey is the side record of the layer's whole tree.
 	recordKey = "ossify-record"
 	// failedPrefix begins the name of the layer that a failed stage left.
@@ -171,9 +173,10 @@ func (s *Store) Checkpoint(prefix string) (*Layer, error) {
 			continue
 		}
 		if slices.ContainsFunc(layer.Names, func(name string) bool { return strings.HasPrefix(name, prefix) }) {
-			key, _ := layer.Flags[flagKey].(string)
-			l := s.layer(layer.ID, key)
-			l.recorded = slices.Contains(layer.BigDataNames, recordKey)
+			l, err := s.Layer(layer.ID)
+			if err != nil {
+				return nil, err
+			}
 			found = append(found, l)
 		}
 	}
@@ -186,9 +189,21 @@ func (s *Store) Checkpoint(prefix string) (*Layer, error) {
 	return nil, fmt.Errorf("%d checkpoints of store %s begin with %s: give more of the id", len(found), s.dir, prefix)
 }
 
+// Layer returns a layer by the id that containers/storage has given it.
+func (s *Store) Layer(id string) (*Layer, error) {
+	layer, err := s.storage.Layer(id)
+	if err != nil {
+		return nil, fmt.Errorf("look up layer %s: %w", id, err)
+	}
+	key, _ := layer.Flags[flagKey].(string)
+	l := s.layer(layer.ID, key)
+	l.recorded = slices.Contains(layer.BigDataNames, recordKey)
+	return l, nil
+}
+
 // Create makes an empty layer on base (nil: on nothing). It is garbage until
 // Name names it.
-func (s *Store) Create(base *Layer, key string) (*Layer, error) {
+func (s *Store) Create(base *Layer, key string, origin Origin) (*Layer, error) {
 	// The clock of file times lags behind by some milliseconds.
 	made := time.Now().Add(-time.Second)
 	parent := ""
@@ -196,7 +211,9 @@ func (s *Store) Create(base *Layer, key string) (*Layer, error) {
 		parent = base.ID
 	}
 	layer, err := s.storage.CreateLayer("", parent, nil, "", true, &storage.LayerOptions{
-		Flags: map[string]any{flagRun: s.run.id, flagKey: key},
+		Flags: map[string]any{
+			flagRun: s.run.id, flagKey: key, flagOrigin: map[string]any{"pipeline": origin.Pipeline, "stage": origin.Stage},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create layer: %w", err)
@@ -377,8 +394,10 @@ func (s *Store) Delete(l *Layer) error {
 	if err := s.storage.DeleteLayer(l.ID); err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
 		return fmt.Errorf("delete layer: %w", err)
 	}
-	if err := os.Remove(s.usage(l.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete layer: %w", err)
+	for _, path := range []string{s.usage(l.ID), s.usage(l.ID) + usesSuffix} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete layer: %w", err)
+		}
 	}
 	return nil
 }

@@ -32,11 +32,11 @@ func crash(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	l, err := s.Create(nil, "crash")
+	l, err := s.Create(nil, "crash", store.Origin{})
 	if err != nil {
 		panic(err)
 	}
-	if _, err := s.Create(l, "crash"); err != nil {
+	if _, err := s.Create(l, "crash", store.Origin{}); err != nil {
 		panic(err)
 	}
 	if _, _, err := s.Scratch("crash-"); err != nil {
@@ -70,7 +70,7 @@ func open(t *testing.T, dir string) *store.Store {
 // fill makes a layer on base with one more file in it.
 func fill(t *testing.T, s *store.Store, base *store.Layer, name, key string) *store.Layer {
 	t.Helper()
-	l, err := s.Create(base, key)
+	l, err := s.Create(base, key, store.Origin{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func TestRootDirectory(t *testing.T) {
 	s := open(t, tempDir(t))
 	defer s.Close()
 	base := fill(t, s, nil, "x", "k")
-	l, err := s.Create(base, "k") // while a stage still works on the base
+	l, err := s.Create(base, "k", store.Origin{}) // while a stage still works on the base
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,11 +64,16 @@ func diffTrees(o *storeOptions, a, b string, asJSON bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	return printDiff(trees, asJSON)
+}
+
+// printDiff prints in what two trees differ.
+func printDiff(trees []overlay.Tree, asJSON bool) error {
 	if asJSON {
 		return diffJSON(os.Stdout, trees)
 	}
 	differ := false
-	err = overlay.Compare(trees[0], trees[1], func(d overlay.Difference) error {
+	err := overlay.Compare(trees[0], trees[1], func(d overlay.Difference) error {
 		differ = true
 		_, err := fmt.Println(diffLine(d))
 		return err
@@ -118,6 +123,26 @@ func openCheckpoint(s *store.Store, id string) (tree overlay.Tree, release func(
 	if err != nil {
 		return tree, nil, err
 	}
+	return mountLayer(s, layer)
+}
+
+// openLayer mounts a layer, or an empty directory if there is none, until release is called.
+func openLayer(s *store.Store, id string) (tree overlay.Tree, release func() error, err error) {
+	if id == "" {
+		tree.Dir, release, err = s.Scratch("empty-")
+		if err == nil {
+			err = os.Chmod(tree.Dir, 0o755)
+		}
+		return tree, release, err
+	}
+	layer, err := s.Layer(id)
+	if err != nil {
+		return tree, nil, err
+	}
+	return mountLayer(s, layer)
+}
+
+func mountLayer(s *store.Store, layer *store.Layer) (tree overlay.Tree, release func() error, err error) {
 	data, err := s.Record(layer)
 	if err == nil {
 		tree.Record, err = record.Decode(strings.NewReader(string(data)))

@@ -185,6 +185,6 @@ func rootCommand() *cobra.Command {
 		asOsbuild(root, &opts)
 		return root
 	}
-	root.AddCommand(composeCommand(), bootCommand(), diffCommand(), modulesCommand(), schemaCommand(), unshareCommand())
+	root.AddCommand(composeCommand(), bootCommand(), diffCommand(), modulesCommand(), schemaCommand(), storeCommand(), unshareCommand())
 	return root
 }
