@@ -56,7 +56,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	runner := h.script("runner", `echo set up > /etc/marker; exec "$@"`)
-	layer, err := s.Create(nil, "root")
+	layer, err := s.Create(nil, "root", store.Origin{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func (h *host) script(name, text string) string {
 // stage runs a shell script as a stage on an empty tree.
 func (h *host) stage(ctx context.Context, script string, change func(*sandbox.Stage)) (*sandbox.StageResult, string, error) {
 	h.t.Helper()
-	layer, err := h.store.Create(nil, "stage")
+	layer, err := h.store.Create(nil, "stage", store.Origin{})
 	if err != nil {
 		h.t.Fatal(err)
 	}
