@@ -177,11 +177,12 @@ func rootCommand() *cobra.Command {
 		},
 	}
 	root.SetVersionTemplate("ossify {{.Version}}\n")
-	root.CompletionOptions.DisableDefaultCmd = true
+	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	opts.addFlags(root)
 	if isOsbuild() {
+		root.CompletionOptions.DisableDefaultCmd = true
 		asOsbuild(root, &opts)
 		return root
 	}

@@ -65,6 +65,29 @@ func withStore(o *storeOptions, do func(*store.Store) error) (err error) {
 	return do(s)
 }
 
+// completeIDs completes the first arguments, most of them or all if it is -1, with ids of
+// checkpoints, beside which shells show pipeline and stage.
+func completeIDs(o *storeOptions, most int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, prefix string) (out []string, _ cobra.ShellCompDirective) {
+		if most >= 0 && len(args) >= most {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		err := withStore(o, func(s *store.Store) error {
+			list, err := s.Checkpoints()
+			for _, c := range list {
+				if id := short(c.ID); !c.Prepared && !c.Failed && strings.HasPrefix(c.ID, prefix) {
+					out = append(out, cobra.CompletionWithDesc(id, printable(c.Pipeline)+" "+printable(c.Stage)))
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	}
+}
+
 func storeList() *cobra.Command {
 	var o storeOptions
 	var asJSON, all bool
@@ -178,9 +201,10 @@ func storeShow() *cobra.Command {
 	var o storeOptions
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show ID",
-		Short: "Show a checkpoint, and the ones that it is based on",
-		Args:  arguments(1, 1, "one checkpoint is"),
+		Use:               "show ID",
+		Short:             "Show a checkpoint, and the ones that it is based on",
+		Args:              arguments(1, 1, "one checkpoint is"),
+		ValidArgsFunction: completeIDs(&o, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return withStore(&o, func(s *store.Store) error {
 				info, err := checkpointOf(s, args[0])
@@ -259,7 +283,8 @@ has them. With two ids their trees are compared.
 
 The status is 0 if nothing differs, 1 if something does and 2 if they cannot be compared.
 With --json the output is that of osbuild's tree-diff, and the status 0 also if they differ.`,
-		Args: arguments(1, 2, "one checkpoint or two are"),
+		Args:              arguments(1, 2, "one checkpoint or two are"),
+		ValidArgsFunction: completeIDs(&o, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			err := diffCheckpoints(&o, args, asJSON)
 			if err != nil && !errors.Is(err, errReported) {
@@ -306,10 +331,11 @@ func diffCheckpoints(o *storeOptions, args []string, asJSON bool) error {
 func storeCat() *cobra.Command {
 	var o storeOptions
 	cmd := &cobra.Command{
-		Use:   "cat ID PATH",
-		Short: "Print a file of a checkpoint",
-		Long:  "Prints a file of a checkpoint's tree. Symbolic links are followed as in the booted system.",
-		Args:  arguments(2, 2, "a checkpoint and a path are"),
+		Use:               "cat ID PATH",
+		Short:             "Print a file of a checkpoint",
+		Long:              "Prints a file of a checkpoint's tree. Symbolic links are followed as in the booted system.",
+		Args:              arguments(2, 2, "a checkpoint and a path are"),
+		ValidArgsFunction: completeIDs(&o, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return withStore(&o, func(s *store.Store) (err error) {
 				list, err := s.Checkpoints()
@@ -370,7 +396,8 @@ tag, and takes the name away from another image of the store. Nothing is copied.
   podman --root STORE/storage run NAME
 
 The checkpoint stays until the image is gone (ossify store untag).`,
-		Args: arguments(2, 2, "a checkpoint and a name are"),
+		Args:              arguments(2, 2, "a checkpoint and a name are"),
+		ValidArgsFunction: completeIDs(&o, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			name, err := store.ImageName(args[1])
 			if err != nil {
@@ -449,7 +476,8 @@ func storeRemove() *cobra.Command {
 		Long: `Removes checkpoints. Those that others are based on go only with these (--above), and those that
 an image or a layer of another program is based on stay. The tree that a failed stage has left is
 called failed:PIPELINE.`,
-		Args: arguments(1, -1, "at least one checkpoint is"),
+		Args:              arguments(1, -1, "at least one checkpoint is"),
+		ValidArgsFunction: completeIDs(&o, -1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return withStore(&o, func(s *store.Store) error {
 				list, err := s.Checkpoints()
