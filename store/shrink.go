@@ -128,7 +128,23 @@ func (s *Store) Prune(p Prune) (*Shrunk, error) {
 		done.Removed++
 		done.Freed += it.size
 	}
-	return done, nil
+	return done, s.forgetUses()
+}
+
+// forgetUses removes the notes about layers that other programs have removed.
+func (s *Store) forgetUses() error {
+	notes, err := os.ReadDir(filepath.Join(s.dir, "used"))
+	if err != nil {
+		return fmt.Errorf("clean up notes about checkpoints: %w", err)
+	}
+	for _, note := range notes {
+		if id := strings.TrimSuffix(note.Name(), usesSuffix); !s.storage.Exists(id) {
+			if err := os.Remove(filepath.Join(s.dir, "used", note.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("clean up notes about checkpoints: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // lastTrees are the layers of the n trees that were used last.
