@@ -43,6 +43,7 @@ func clients() map[string]func() error {
 		"noise":       noiseClient,
 		"inside":      insideClient,
 		"taken":       takenClient,
+		"same":        sameClient,
 	}
 }
 

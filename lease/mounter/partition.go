@@ -138,6 +138,9 @@ func (p *partition) mount(readOnly bool, subvolume string) (int, error) {
 	if err != nil {
 		why := make([]byte, 1024) // the kernel's words
 		n, _ := unix.Read(fs, why)
+		if errors.Is(err, unix.EEXIST) {
+			err = wire.Errorf(syscall.EEXIST, "a btrfs with the same uuid is mounted on this machine, and before Linux 6.7 there can be one only: try again later")
+		}
 		return -1, fmt.Errorf("mount %s: %w %s", p.kind, err, strings.TrimSpace(string(why[:max(n, 0)])))
 	}
 	return mnt, nil
