@@ -35,6 +35,8 @@ type RunOptions struct {
 	AllSources bool
 	// Secrets are what sources need to be let in, by the source's name.
 	Secrets map[string]json.RawMessage
+	// Verify reads the checkpoints that are used, before they are.
+	Verify bool
 	// Break opens a shell before stages run, if not nil.
 	Break *Break
 	// StageTimeout ends a stage that takes longer, with the services of its
@@ -246,6 +248,9 @@ func (b *builder) plan(p *Pipeline) error {
 			return err
 		}
 		if layer != nil {
+			if err := b.verify(p.Stages[i], layer); err != nil {
+				return err
+			}
 			r.first, r.base = i+1, layer
 			break
 		}
@@ -276,6 +281,17 @@ func (b *builder) plan(p *Pipeline) error {
 		if err := b.planSources(s); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// verify reads the stage's checkpoint, if that is asked for.
+func (b *builder) verify(s *Stage, layer *store.Layer) error {
+	if !b.Verify {
+		return nil
+	}
+	if err := b.Store.Verify(layer); err != nil {
+		return fmt.Errorf("pipeline %q: stage %d (%s): %w", s.Pipeline.Name, s.Index, s.Name, err)
 	}
 	return nil
 }

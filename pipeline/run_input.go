@@ -343,6 +343,13 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 			close(r.done)
 		}
 	}()
+	damaged, err := b.Store.DropDamaged(sortedKeys(r.items))
+	if err != nil {
+		return fmt.Errorf("source %s: %w", name, err)
+	}
+	for _, checksum := range damaged {
+		b.Monitor.Log("the download " + checksum + " in the store has changed: it is fetched again")
+	}
 	service, err := sandbox.StartService(ctx, r.source.Module.Path, r.source.Module.Libdir, b.Store.Sources(), name)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)

@@ -64,6 +64,10 @@ func Open(dir, rundir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	run.inUse = inUse
+	if err := checkMetadata(dir); err != nil {
+		run.close()
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
 	// What containers/storage logs it also returns.
 	logrus.SetLevel(logrus.PanicLevel)
 	st, err := storage.GetStore(types.StoreOptions{
@@ -74,7 +78,7 @@ func Open(dir, rundir string) (*Store, error) {
 	})
 	if err != nil {
 		run.close()
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, fmt.Errorf("open store %s: %w", dir, explain(dir, err))
 	}
 	if name := st.GraphDriverName(); name != "overlay" {
 		run.close()
@@ -83,7 +87,7 @@ func Open(dir, rundir string) (*Store, error) {
 	s := &Store{dir: dir, run: run, storage: st}
 	if err := s.sweep(); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("clean up store %s: %w", dir, err)
+		return nil, fmt.Errorf("clean up store %s: %w", dir, explain(dir, err))
 	}
 	return s, nil
 }
@@ -268,16 +272,20 @@ func (s *Store) Seal(l *Layer, epoch *int64, since time.Time) error {
 
 // Name makes a sealed layer the checkpoint of that name. It is atomic: the
 // checkpoint exists with its whole content or not at all. metadata may be nil.
+// What it holds is summed up, so that Check finds out if it changes.
 func (s *Store) Name(l *Layer, name string, metadata json.RawMessage) error {
-	if len(metadata) > 0 {
-		if err := s.storage.SetLayerBigData(l.ID, metaKey, bytes.NewReader(metadata)); err != nil {
-			return fmt.Errorf("store metadata of %s: %w", name, err)
+	data := map[string][]byte{}
+	for key, value := range map[string][]byte{metaKey: metadata, recordKey: l.record} {
+		if len(value) == 0 {
+			continue
+		}
+		data[key] = value
+		if err := s.storage.SetLayerBigData(l.ID, key, bytes.NewReader(value)); err != nil {
+			return fmt.Errorf("store %s of %s: %w", key, name, err)
 		}
 	}
-	if len(l.record) > 0 {
-		if err := s.storage.SetLayerBigData(l.ID, recordKey, bytes.NewReader(l.record)); err != nil {
-			return fmt.Errorf("store side record of %s: %w", name, err)
-		}
+	if err := s.writeSums(l, name, data); err != nil {
+		return fmt.Errorf("name checkpoint %s: %w", name, err)
 	}
 	if err := s.storage.SetNames(l.ID, []string{name}); err != nil {
 		return fmt.Errorf("name checkpoint %s: %w", name, err)

@@ -112,6 +112,7 @@ type buildOptions struct {
 	inspect     bool
 	timeout     int
 	breakAt     string
+	verify      bool
 	inVM        []string
 	// osbuild says that this program was started under that name.
 	osbuild bool
@@ -128,6 +129,7 @@ func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
 	f.IntVar(&o.timeout, "stage-timeout", 0, "seconds that a stage may take, with its inputs, 0 for no limit; downloads have none")
+	f.BoolVar(&o.verify, "verify", false, "read the checkpoints that the build uses first, and end if one has changed since it was made")
 	f.StringVar(&o.breakAt, "break", "", "open a shell in the sandbox of the stage with that name or id, or of each stage, just before it runs")
 	f.Lookup("break").NoOptDefVal = pipeline.BreakEverywhere
 	f.StringArrayVar(&o.inVM, "in-vm", nil, "pipeline that osbuild would run in a virtual machine; here it runs as all others do")
@@ -310,7 +312,7 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 		Helper: o.helper, DiskWriter: string(o.writer),
 		Store: e.store, Containers: e.containers, Monitor: e.monitor,
 		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
-		Secrets: o.early.loaded,
+		Secrets: o.early.loaded, Verify: o.verify,
 	}
 	if o.breakAt != "" {
 		opts.Break = &pipeline.Break{At: o.breakAt, Terminal: sandbox.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
