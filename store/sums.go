@@ -32,7 +32,12 @@ type sealed struct {
 
 func (s *Store) overlayDir() string { return filepath.Join(s.dir, "storage", "overlay") }
 
-// writeSums writes the file of a layer that is about to get its name. It is on the disk before.
+// maxUnsynced is the size of files, in bytes, of which a power cut leaves all or nothing: they are
+// not worth a wait for the disk.
+const maxUnsynced = 4096
+
+// writeSums writes the file of a layer that is about to get its name. A small one may be empty after
+// a power cut.
 func (s *Store) writeSums(l *Layer, name string, data map[string][]byte) (err error) {
 	layer, err := s.storage.Layer(l.ID)
 	if err != nil {
@@ -59,6 +64,9 @@ func (s *Store) writeSums(l *Layer, name string, data map[string][]byte) (err er
 	if err := json.NewEncoder(f).Encode(end); err != nil {
 		return err
 	}
+	if size, err := f.Seek(0, io.SeekCurrent); err != nil || size <= maxUnsynced {
+		return err
+	}
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
 			return err
@@ -71,13 +79,13 @@ func digestOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// errNoSums says that a checkpoint is of a version that wrote none.
+// errNoSums says that a checkpoint is of a version that wrote none, or they were lost.
 var errNoSums = errors.New("it has no sums")
 
 // readSums reads the file of a layer; the error is errNoSums if there is none.
 func readSums(layerDir string) (lines []byte, end *sealed, err error) {
 	data, err := os.ReadFile(filepath.Join(layerDir, sumsName))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
 		return nil, nil, errNoSums
 	}
 	if err != nil {
