@@ -57,7 +57,7 @@ func (s *Stack) Finish(epoch *int64, since time.Time, dir string) error {
 		return nil // nothing but the root directory
 	}
 	if many {
-		return syncFilesystem(s.Upper)
+		return SyncFilesystem(s.Upper)
 	}
 	for _, path := range changed {
 		if err := syncPath(path); err != nil {
@@ -93,7 +93,8 @@ func syncPath(path string) error {
 	return nil
 }
 
-func syncFilesystem(path string) error {
+// SyncFilesystem brings the filesystem that path is on to the disk.
+func SyncFilesystem(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)

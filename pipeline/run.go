@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ossify/ossify/monitor"
+	"github.com/ossify/ossify/registry"
 	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,8 @@ type RunOptions struct {
 	AllSources bool
 	// Secrets are what sources need to be let in, by the source's name.
 	Secrets map[string]json.RawMessage
+	// Remote are registries with checkpoints.
+	Remote RemoteCache
 	// Verify reads the checkpoints that are used, before they are.
 	Verify bool
 	// Break opens a shell before stages run, if not nil.
@@ -50,6 +53,8 @@ type Result struct {
 	Pipelines []*PipelineResult
 	// Sources that were asked for content.
 	Sources []*SourceResult
+	// Transfers are those from and to registries.
+	Transfers []Transfer
 }
 
 // PipelineResult is what became of one pipeline.
@@ -142,6 +147,9 @@ type builder struct {
 	trees     treeMounts
 	// cleanup removes what stages have left, beside the next ones.
 	cleanup errgroup.Group
+	// silent are registries that did not answer.
+	silent    map[*registry.Cache]bool
+	transfers transfers
 	// kept is how many bytes of the stages' output are kept.
 	kept atomic.Int64
 }
@@ -154,6 +162,8 @@ type pipelineRun struct {
 	// checkpoint below it.
 	first int
 	base  *store.Layer
+	// remote, if not nil, is what is pulled to become base.
+	remote *remote
 	// lease is what ossify-loop has of the pipeline's disks, or nil.
 	lease *leaseChain
 	// done is closed when top holds the pipeline's tree, or err is set.
@@ -170,6 +180,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		runs:    map[*Pipeline]*pipelineRun{},
 		sources: map[*Source]*sourceRun{},
 		slots:   make(chan struct{}, runtime.NumCPU()),
+		silent:  map[*registry.Cache]bool{},
 	}
 	if err := b.computeKeys(); err != nil {
 		return &Result{}, err
@@ -178,7 +189,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		b.slots = make(chan struct{}, 1)
 	}
 	for _, p := range b.Targets {
-		if err := b.plan(p); err != nil {
+		if err := b.plan(ctx, p); err != nil {
 			return b.result(), err
 		}
 	}
@@ -191,6 +202,7 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		}
 	}
 	b.Monitor.BeginBuild(len(b.runs), len(b.sources))
+	parent := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range b.sources {
 		group.Go(func() error { return b.download(ctx, s) })
@@ -203,6 +215,10 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		})
 	}
 	err := errors.Join(group.Wait(), b.closeLeases(), b.cleanup.Wait(), b.unmountAll())
+	if parent.Err() == nil {
+		// What was finished of a build that failed is worth keeping, too.
+		err = errors.Join(err, b.push(parent))
+	}
 	b.Monitor.EndBuild(err == nil)
 	return b.result(), err
 }
@@ -217,7 +233,7 @@ func (m *Manifest) Checkpoint(s *Stage, opts RunOptions) (*store.Layer, error) {
 }
 
 func (b *builder) result() *Result {
-	res := &Result{}
+	res := &Result{Transfers: b.transfers.all}
 	for _, p := range b.manifest.Pipelines {
 		if r := b.runs[p]; r != nil {
 			res.Pipelines = append(res.Pipelines, r.result)
@@ -232,7 +248,7 @@ func (b *builder) result() *Result {
 }
 
 // plan finds out what of the pipeline has to run and what that needs.
-func (b *builder) plan(p *Pipeline) error {
+func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	if b.runs[p] != nil {
 		return nil
 	}
@@ -242,7 +258,8 @@ func (b *builder) plan(p *Pipeline) error {
 	if r.lease, leaseErr = b.planLease(p); r.lease != nil {
 		b.hideChain(p, r.lease)
 	}
-	for i := min(len(p.Stages), b.Break.firstBreak(p.Stages)) - 1; i >= 0; i-- {
+	end := min(len(p.Stages), b.Break.firstBreak(p.Stages))
+	for i := end - 1; i >= 0; i-- {
 		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
 			return err
@@ -255,6 +272,15 @@ func (b *builder) plan(p *Pipeline) error {
 			break
 		}
 	}
+	if r.first < end {
+		index, found, err := b.findRemote(ctx, r, r.first, end)
+		if err != nil {
+			return err
+		}
+		if found != nil {
+			r.first, r.remote = index+1, found
+		}
+	}
 	if r.first == len(p.Stages) {
 		return nil
 	}
@@ -262,7 +288,7 @@ func (b *builder) plan(p *Pipeline) error {
 		return leaseErr
 	}
 	if p.Build != nil {
-		if err := b.plan(p.Build); err != nil {
+		if err := b.plan(ctx, p.Build); err != nil {
 			return err
 		}
 	}
@@ -274,7 +300,7 @@ func (b *builder) plan(p *Pipeline) error {
 			return err
 		}
 		for _, dep := range s.Dependencies() {
-			if err := b.plan(dep); err != nil {
+			if err := b.plan(ctx, dep); err != nil {
 				return err
 			}
 		}
@@ -358,6 +384,13 @@ func (b *builder) wait(ctx context.Context, p *Pipeline) (*store.Layer, error) {
 func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 	p := r.pipeline
 	b.Monitor.BeginPipeline(monitor.PipelineInfo{Name: p.Name, ID: p.ID(), Stages: len(p.Stages), Cached: r.first})
+	if r.remote != nil {
+		var err error
+		if r.base, err = b.pull(ctx, r); err != nil {
+			b.Monitor.EndPipeline(p.Name, false)
+			return fmt.Errorf("pipeline %q: %w", p.Name, err)
+		}
+	}
 	for _, s := range p.Stages[:r.first] {
 		res := &StageResult{Stage: s, Cached: true, Success: true}
 		r.result.Stages = append(r.result.Stages, res)

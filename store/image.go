@@ -53,24 +53,17 @@ func (s *Store) Tag(l *Layer, name string, c Checkpoint) error {
 	if err := s.Untag(name); err != nil && !errors.Is(err, storage.ErrImageUnknown) {
 		return err
 	}
-	made := c.Made.UTC()
-	config := imgspec.Image{
-		Created:  &made,
-		Platform: imgspec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-		Config: imgspec.ImageConfig{
-			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"},
-			Labels: map[string]string{"org.ossify.stage.id": c.ID, "org.ossify.stage": c.Stage, "org.ossify.pipeline": c.Pipeline},
-		},
-		RootFS: imgspec.RootFS{Type: "layers"},
+	chain, err := s.Chain(l)
+	if err != nil {
+		return fmt.Errorf("make image %s: %w", name, err)
 	}
+	var diffIDs []digest.Digest
 	manifest := imgspec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imgspec.MediaTypeImageManifest}
 	for _, layer := range layers {
 		manifest.Layers = append(manifest.Layers, imgspec.Descriptor{MediaType: imgspec.MediaTypeImageLayer, Digest: layer.UncompressedDigest, Size: layer.UncompressedSize})
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.UncompressedDigest)
-		created := layer.Created.UTC()
-		config.History = append(config.History, imgspec.History{Created: &created, CreatedBy: "ossify", Comment: strings.Join(layer.Names, " ")})
+		diffIDs = append(diffIDs, layer.UncompressedDigest)
 	}
-	configText, err := json.Marshal(config)
+	configText, err := json.Marshal(ImageConfig(chain, diffIDs))
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", name, err)
 	}
@@ -99,6 +92,27 @@ func (s *Store) Tag(l *Layer, name string, c Checkpoint) error {
 		return fmt.Errorf("make image %s: %w", name, err)
 	}
 	return nil
+}
+
+// ImageConfig is the config of an image of those checkpoints, the lowest first; diffIDs are the digests of
+// their archives.
+func ImageConfig(chain []Link, diffIDs []digest.Digest) imgspec.Image {
+	top := chain[len(chain)-1]
+	made := top.Made.UTC()
+	config := imgspec.Image{
+		Created:  &made,
+		Platform: imgspec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+		Config: imgspec.ImageConfig{
+			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"},
+			Labels: map[string]string{"org.ossify.stage.id": top.Name, "org.ossify.stage": top.Stage, "org.ossify.pipeline": top.Pipeline},
+		},
+		RootFS: imgspec.RootFS{Type: "layers", DiffIDs: diffIDs},
+	}
+	for _, l := range chain {
+		created := l.Made.UTC()
+		config.History = append(config.History, imgspec.History{Created: &created, CreatedBy: "ossify " + l.Stage, Comment: l.Name})
+	}
+	return config
 }
 
 // digestLayers returns the layers of a tree, the lowest first, after it has seen to it

@@ -94,9 +94,8 @@ func (s *Store) Checkpoints() ([]Checkpoint, error) {
 		if name, ok := strings.CutPrefix(c.ID, failedPrefix); ok {
 			c.ID, c.Pipeline, c.Failed = "", name, true
 		}
-		if o, ok := l.Flags[flagOrigin].(map[string]any); ok {
-			c.Pipeline, _ = o["pipeline"].(string)
-			c.Stage, _ = o["stage"].(string)
+		if _, ok := l.Flags[flagOrigin]; ok {
+			c.Origin = originOf(l)
 		}
 		if c.Own, err = size(l.ID); err != nil {
 			return nil, err

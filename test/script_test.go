@@ -86,8 +86,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exit":   exitStatus,
-			"expand": expand,
+			"exit":     exitStatus,
+			"expand":   expand,
+			"registry": startRegistry,
 		},
 	})
 }

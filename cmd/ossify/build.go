@@ -34,6 +34,7 @@ type storeOptions struct {
 	libdirs []string
 	// defaultLibdirs are searched if none is given.
 	defaultLibdirs []string
+	remote         cacheOptions
 	quiet          bool
 	debug          bool
 }
@@ -42,6 +43,7 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 	o.addStore(cmd)
 	f := cmd.Flags()
 	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
+	o.remote.addFlags(cmd)
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
 	f.StringVar(&o.helper, "helper", defaultHelper(), "socket of ossify-loop, which makes kernel mounts for people without root")
 	o.writer = pipeline.DiskAuto
@@ -289,7 +291,7 @@ func buildManifest(ctx context.Context, path string, o *buildOptions) (err error
 	if len(o.exports) > 0 && o.output == "" {
 		return told("Need --output-directory for --export")
 	}
-	return o.build(ctx, e, m, targets)
+	return o.build(ctx, e, m, targets, data)
 }
 
 // openMonitor makes the monitor that was asked for; a shell needs the terminal
@@ -305,14 +307,18 @@ func (o *buildOptions) openMonitor(path string) monitor.Monitor {
 	return o.monitor.open(path, silent)
 }
 
-// build runs the manifest, exports what was asked for and says how it went.
-func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline) error {
+// build runs the manifest, whose text is data, exports what was asked for and says how it went.
+func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline, data []byte) error {
 	start := time.Now()
+	remote, err := o.remote.open(data)
+	if err != nil {
+		return err
+	}
 	opts := pipeline.RunOptions{
 		Helper: o.helper, DiskWriter: string(o.writer),
 		Store: e.store, Containers: e.containers, Monitor: e.monitor,
 		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
-		Secrets: o.early.loaded, Verify: o.verify,
+		Remote: remote, Secrets: o.early.loaded, Verify: o.verify,
 	}
 	if o.breakAt != "" {
 		opts.Break = &pipeline.Break{At: o.breakAt, Terminal: sandbox.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
@@ -579,4 +585,5 @@ func summary(res *pipeline.Result, total time.Duration) {
 		}
 	}
 	monitor.Summary(os.Stdout, s)
+	tellTransfers(res.Transfers)
 }

@@ -103,7 +103,12 @@ func composeImage(ctx context.Context, path string, o *composeOptions) (err erro
 	if err != nil {
 		return fmt.Errorf("internal error: compose made a manifest that does not load: %w", err)
 	}
+	remote, err := o.remote.open(data)
+	if err != nil {
+		return err
+	}
 	opts := pipeline.RunOptions{
+		Remote: remote,
 		Helper: o.helper, DiskWriter: string(o.writer),
 		Store: e.store, Containers: e.containers, Monitor: mon,
 		Targets: []*pipeline.Pipeline{m.Pipeline(target)},

@@ -31,11 +31,11 @@ stage's id, of which the beginning is enough where it is the only one.`,
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q for ossify store", args[0])}
 			}
-			return usageError{errors.New("say what: ls, show, diff, cat, tag, untag, podman-setup, rm, prune, check or df")}
+			return usageError{errors.New("say what: ls, show, diff, cat, tag, untag, podman-setup, push, pull, rm, prune, check or df")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeTag(), storeUntag(), storePodmanSetup(), storeRemove(), storePrune(), storeCheck(), storeUsage())
+	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeTag(), storeUntag(), storePodmanSetup(), storePush(), storePull(), storeRemove(), storePrune(), storeCheck(), storeUsage())
 	return cmd
 }
 

@@ -1,0 +1,106 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ossify/ossify/overlay"
+	"go.podman.io/storage"
+)
+
+// Link is one of the checkpoints that a tree consists of, as it moves to another store.
+type Link struct {
+	// Name and Key are what Find looks for.
+	Name string `json:"name"`
+	Key  string `json:"key"`
+	Origin
+	Made time.Time `json:"made"`
+	// Metadata is what the stage said of itself, Record is the encoded side record of the tree.
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+	Record   []byte          `json:"-"`
+	// Layer is its layer in this store, nil if it is not in it.
+	Layer *Layer `json:"-"`
+}
+
+// Chain returns the checkpoints that a tree consists of, the lowest first.
+func (s *Store) Chain(top *Layer) ([]Link, error) {
+	var chain []Link
+	for id := top.ID; id != ""; {
+		layer, err := s.storage.Layer(id)
+		if err != nil {
+			return nil, fmt.Errorf("look up layer %s: %w", id, err)
+		}
+		l, err := s.Layer(id)
+		if err != nil {
+			return nil, err
+		}
+		link := Link{Key: l.key, Origin: originOf(layer), Made: layer.Created, Layer: l}
+		if len(layer.Names) > 0 {
+			link.Name = layer.Names[0]
+		}
+		if link.Metadata, err = s.Metadata(l); err != nil {
+			return nil, err
+		}
+		if link.Record, err = s.Record(l); err != nil {
+			return nil, err
+		}
+		chain = append([]Link{link}, chain...)
+		id = layer.Parent
+	}
+	return chain, nil
+}
+
+func originOf(l *storage.Layer) Origin {
+	var origin Origin
+	if o, ok := l.Flags[flagOrigin].(map[string]any); ok {
+		origin.Pipeline, _ = o["pipeline"].(string)
+		origin.Stage, _ = o["stage"].(string)
+	}
+	return origin
+}
+
+// Pack writes what the layer itself changed as the archive of a layer of an OCI image.
+func (s *Store) Pack(l *Layer, w io.Writer) error {
+	upper, err := s.Upper(l)
+	if err != nil {
+		return err
+	}
+	return overlay.Pack(upper, w)
+}
+
+// Unpack makes the archive that Pack wrote the content of a layer that Create made.
+func (s *Store) Unpack(l *Layer, r io.Reader) error {
+	upper, err := s.Upper(l)
+	if err != nil {
+		return err
+	}
+	return overlay.Unpack(upper, r)
+}
+
+// Sync brings what was written to the store's filesystem to the disk.
+func (s *Store) Sync() error { return overlay.SyncFilesystem(s.dir) }
+
+// blobName is the file beside a layer's content in which SetBlob notes what is given to it.
+const blobName = "ossify-blob"
+
+// SetBlob notes what a registry knows the layer by, so that it is not packed again to find out.
+func (s *Store) SetBlob(l *Layer, blob any) error {
+	data, err := json.Marshal(blob)
+	if err == nil {
+		err = writeFile(filepath.Join(s.overlayDir(), l.ID, blobName), data)
+	}
+	if err != nil {
+		return fmt.Errorf("note the blob of layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Blob reads what SetBlob noted; false if there is nothing, or nothing that can be read.
+func (s *Store) Blob(l *Layer, blob any) bool {
+	data, err := os.ReadFile(filepath.Join(s.overlayDir(), l.ID, blobName))
+	return err == nil && json.Unmarshal(data, blob) == nil
+}
