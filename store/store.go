@@ -160,6 +160,18 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	return l, nil
 }
 
+// Named returns the checkpoint of that name, whatever its key, nil if there is none.
+func (s *Store) Named(name string) (*Layer, error) {
+	layer, err := s.storage.Layer(name)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up checkpoint %s: %w", name, err)
+	}
+	return s.Layer(layer.ID)
+}
+
 // Checkpoint returns the checkpoint whose name begins so; it is an error if there
 // is none, or several.
 func (s *Store) Checkpoint(prefix string) (*Layer, error) {
@@ -212,7 +224,7 @@ func (s *Store) Create(base *Layer, key string, origin Origin) (*Layer, error) {
 	}
 	layer, err := s.storage.CreateLayer("", parent, nil, "", true, &storage.LayerOptions{
 		Flags: map[string]any{
-			flagRun: s.run.id, flagKey: key, flagOrigin: map[string]any{"pipeline": origin.Pipeline, "stage": origin.Stage},
+			flagRun: s.run.id, flagKey: key, flagOrigin: origin.flag(),
 		},
 	})
 	if err != nil {
@@ -386,7 +398,14 @@ func (s *Store) ForgetFailed(pipeline string) error {
 	if _, ours := layer.Flags[flagRun]; !ours {
 		return nil
 	}
-	return s.Delete(s.layer(layer.ID, ""))
+	err = s.Delete(s.layer(layer.ID, ""))
+	if errors.Is(err, storage.ErrLayerHasChildren) {
+		// A shell is on it: without a name it goes when that has ended.
+		if err = s.storage.SetNames(layer.ID, nil); err != nil {
+			err = fmt.Errorf("forget failed layer: %w", err)
+		}
+	}
+	return err
 }
 
 // Delete removes a layer that nothing is based on.
