@@ -54,7 +54,7 @@ func Open(dir, rundir string) (*Store, error) {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	inUse, err := lockFile(filepath.Join(dir, "use.lock"), unix.LOCK_SH)
+	inUse, err := lockFile(UseLock(dir), unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -93,6 +93,10 @@ func (s *Store) Close() error {
 	_, err := s.storage.Shutdown(false)
 	return errors.Join(err, s.run.close())
 }
+
+// UseLock is the file that has a lock (flock(2)) as long as somebody uses what the store in dir
+// holds: who has none may find it removed.
+func UseLock(dir string) string { return filepath.Join(dir, "use.lock") }
 
 // Dir is the store's directory.
 func (s *Store) Dir() string { return s.dir }

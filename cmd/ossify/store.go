@@ -31,11 +31,11 @@ stage's id, of which the beginning is enough where it is the only one.`,
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q for ossify store", args[0])}
 			}
-			return usageError{errors.New("say what: ls, show, diff, cat, shell, tag, untag, podman-setup, rm, prune or df")}
+			return usageError{errors.New("say what: ls, show, diff, cat, shell, mount, umount, tag, untag, podman-setup, rm, prune or df")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeShell(), storeTag(), storeUntag(), storePodmanSetup(), storeRemove(), storePrune(), storeUsage())
+	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeShell(), storeMount(), storeUnmount(), storeTag(), storeUntag(), storePodmanSetup(), storeRemove(), storePrune(), storeUsage())
 	return cmd
 }
 
