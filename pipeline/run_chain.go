@@ -61,7 +61,7 @@ func (w *workplace) makeContainer(ctx context.Context, root *preparedRoot) (err 
 	s := w.stage
 	stage := &sandbox.Stage{
 		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
-		Devices: len(s.Devices)+len(s.Mounts) > 0, Network: s.Module.Meta.Network,
+		Devices: len(s.Devices)+len(s.Mounts) > 0, Network: s.Module.Meta.Network && !root.root.Whole,
 		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities,
 	}
 	if !root.root.Whole {

@@ -97,6 +97,12 @@ func (b *builder) runShell(ctx context.Context, c *chain, base *store.Layer) (er
 	if err := c.discard(); err != nil {
 		return err
 	}
+	if b.shell.Inside {
+		// Devices and mounts are of files in /run/osbuild/tree.
+		bare := *s
+		bare.Devices, bare.Mounts = nil, nil
+		s = &bare
+	}
 	w := c.prepare(ctx, s, base)
 	defer func() { err = errors.Join(err, w.discard()) }()
 	w.shell = &b.shell.Shell

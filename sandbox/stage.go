@@ -139,31 +139,26 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		return nil, err
 	}
 	if root.Whole {
-		// People may install packages in it, for which memory may be too small.
-		stack.Upper, stack.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
-		for _, dir := range []string{stack.Upper, stack.Work} {
-			if err == nil {
-				err = os.Mkdir(dir, 0o755)
-			}
+		if err := root.checkWhole(); err != nil {
+			return nil, err
 		}
-		if err == nil {
-			err = overlay.InheritRoot(layer.Lower[0], stack.Upper)
-		}
-		if err == nil {
-			err = root.checkWhole()
-		}
-		if err != nil {
+		if err := onDisk(stack, scratch); err != nil {
 			return nil, fmt.Errorf("prepare build root: %w", err)
 		}
 	}
 	program := "/run/osbuild/bin/" + s.Name
 	args := []string{program}
-	ops := append(root.ops(stack),
-		// Large temporary files go to disk, and so do images of containers:
-		// their storage does not work on the build root's overlay.
-		Bind{Source: scratch + "/tmp", Target: "/var/tmp", Writable: true},
-		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
-		Bind{Source: scratch + "/containers", Target: "/var/lib/containers", Writable: true},
+	ops := root.ops(stack)
+	if !root.Whole {
+		ops = append(ops,
+			// Large temporary files go to disk, and so do images of containers:
+			// their storage does not work on the build root's overlay.
+			Bind{Source: scratch + "/tmp", Target: "/var/tmp", Writable: true},
+			Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
+			Bind{Source: scratch + "/containers", Target: "/var/lib/containers", Writable: true},
+		)
+	}
+	ops = append(ops,
 		Bind{Source: s.Program, Target: program},
 		Bind{Source: s.Libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/tree", Mode: 0o755},
@@ -253,6 +248,18 @@ func (p *PreparedStage) directories(dir string, layer *overlay.Stack) (*overlay.
 		}
 	}
 	return &stack, nil
+}
+
+// onDisk gives the stack a throw-away upper directory in scratch: what people install in a
+// whole system may not fit into memory.
+func onDisk(stack *overlay.Stack, scratch string) error {
+	stack.Upper, stack.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+	for _, dir := range []string{stack.Upper, stack.Work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return overlay.InheritRoot(stack.Lower[0], stack.Upper)
 }
 
 // Run runs the stage. The tree is free when the container was closed.
