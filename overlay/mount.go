@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +24,8 @@ type Stack struct {
 	// Volatile makes fsync and syncfs on the tree free: the caller syncs
 	// Upper itself before relying on it (kernel's overlayfs.rst).
 	Volatile bool
+	// Source is what lists of mounts call it, "" for nothing in particular.
+	Source string
 }
 
 // Mount mounts the stack at target, an existing directory. The returned
@@ -97,6 +100,11 @@ func (s *Stack) mountNew(target string) error {
 			return fmt.Errorf("overlay: work directory %s: %w", s.Work, err)
 		}
 	}
+	if s.Source != "" {
+		if err := unix.FsconfigSetString(fsfd, "source", s.Source); err != nil {
+			return fmt.Errorf("overlay: source %s: %w", s.Source, err)
+		}
+	}
 	for _, flag := range s.flags() {
 		if err := unix.FsconfigSetFlag(fsfd, flag); err != nil {
 			return fmt.Errorf("overlay: option %s: %w", flag, err)
@@ -156,7 +164,7 @@ func (s *Stack) mountOld(target string) error {
 			err = unix.Chdir(base)
 		}
 		if err == nil {
-			err = unix.Mount("overlay", target, "overlay", flags, opts)
+			err = unix.Mount(cmp.Or(s.Source, "overlay"), target, "overlay", flags, opts)
 		}
 		errc <- err
 	}()

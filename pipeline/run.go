@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -139,6 +140,8 @@ type builder struct {
 	runs     map[*Pipeline]*pipelineRun
 	sources  map[*Source]*sourceRun
 	slots    chan struct{}
+	// shell is what the build is for, or nil.
+	shell *Shell
 	// touched says that a shell was in one of this build's trees.
 	touched atomic.Bool
 	roots   rootCache
@@ -158,6 +161,8 @@ type builder struct {
 type pipelineRun struct {
 	pipeline *Pipeline
 	result   *PipelineResult
+	// stages are those that it is about: all but for a shell.
+	stages []*Stage
 	// first is the index of the first stage that has to run; base is the
 	// checkpoint below it.
 	first int
@@ -175,13 +180,20 @@ type pipelineRun struct {
 // Run builds the targets. Checkpoints that are in the store are taken from
 // there, pipelines that do not need each other run at the same time.
 func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
-	b := &builder{
+	return m.builder(opts).run(ctx)
+}
+
+func (m *Manifest) builder(opts RunOptions) *builder {
+	return &builder{
 		RunOptions: opts, manifest: m,
 		runs:    map[*Pipeline]*pipelineRun{},
 		sources: map[*Source]*sourceRun{},
 		slots:   make(chan struct{}, runtime.NumCPU()),
 		silent:  map[*registry.Cache]bool{},
 	}
+}
+
+func (b *builder) run(ctx context.Context) (*Result, error) {
 	if err := b.computeKeys(); err != nil {
 		return &Result{}, err
 	}
@@ -197,10 +209,11 @@ func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
 		return b.result(), err
 	}
 	if b.AllSources {
-		for _, s := range m.Sources {
+		for _, s := range b.manifest.Sources {
 			b.planSource(s).items = s.Items
 		}
 	}
+	b.quieten()
 	b.Monitor.BeginBuild(len(b.runs), len(b.sources))
 	parent := ctx
 	group, ctx := errgroup.WithContext(ctx)
@@ -252,13 +265,13 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	if b.runs[p] != nil {
 		return nil
 	}
-	r := &pipelineRun{pipeline: p, result: &PipelineResult{Pipeline: p}, done: make(chan struct{})}
+	r := &pipelineRun{pipeline: p, result: &PipelineResult{Pipeline: p}, stages: b.shell.stages(p), done: make(chan struct{})}
 	b.runs[p] = r
 	var leaseErr error
 	if r.lease, leaseErr = b.planLease(p); r.lease != nil {
 		b.hideChain(p, r.lease)
 	}
-	end := min(len(p.Stages), b.Break.firstBreak(p.Stages))
+	end := min(len(r.stages), b.Break.firstBreak(p.Stages))
 	for i := end - 1; i >= 0; i-- {
 		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
@@ -281,7 +294,11 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 			r.first, r.remote = index+1, found
 		}
 	}
-	if r.first == len(p.Stages) {
+	toRun := r.stages[r.first:]
+	if b.shell.in(p) {
+		toRun = append(slices.Clip(toRun), b.shell.Stage)
+	}
+	if len(toRun) == 0 {
 		return nil
 	}
 	if leaseErr != nil {
@@ -292,7 +309,7 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 			return err
 		}
 	}
-	for _, s := range p.Stages[r.first:] {
+	for _, s := range toRun {
 		if len(s.flaws) > 0 {
 			return &ValidationError{Name: b.manifest.Name, Faults: s.flaws}
 		}
@@ -399,7 +416,7 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 	r.top = r.base
 	c := &chain{b: b}
 	var err error
-	for _, s := range p.Stages[r.first:] {
+	for _, s := range r.stages[r.first:] {
 		var res *StageResult
 		res, r.top, err = b.stage(ctx, c, s, r.top)
 		if res != nil {
@@ -409,10 +426,13 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 			break
 		}
 	}
+	if err == nil && b.shell.in(p) {
+		err = b.runShell(ctx, c, r.top)
+	}
 	if chainErr := c.wait(); err == nil {
 		err = chainErr
 	}
-	if err == nil && r.first < len(p.Stages) {
+	if err == nil && r.first < len(r.stages) && len(r.stages) == len(p.Stages) {
 		err = b.Store.ForgetFailed(p.Name)
 	}
 	if err == nil {
@@ -429,20 +449,9 @@ func info(s *Stage) monitor.StageInfo {
 // stage makes the stage's checkpoint on base, unless another build has made it
 // meanwhile.
 func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Layer) (*StageResult, *store.Layer, error) {
-	var err error
-	if c.root == nil {
-		if c.root, err = b.root(ctx, s.Pipeline); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := b.waitSources(ctx, s); err != nil {
+	trees, err := b.needs(ctx, c, s)
+	if err != nil {
 		return nil, nil, err
-	}
-	trees := map[string]*store.Layer{}
-	for _, dep := range s.Dependencies() {
-		if trees[dep.ID()], err = b.wait(ctx, dep); err != nil {
-			return nil, nil, err
-		}
 	}
 	unlock, err := b.Store.LockStage(ctx, s.ID, func() {
 		b.Monitor.Waiting(fmt.Sprintf("another build on this store is at %s of pipeline %s", s.Name, s.Pipeline.Name))
@@ -472,6 +481,26 @@ func (b *builder) stage(ctx context.Context, c *chain, s *Stage, base *store.Lay
 	}
 	c.name(s, layer, res, unlock)
 	return res, layer, nil
+}
+
+// needs returns when there is all that the stage needs: its build root, its sources,
+// and the trees that are its inputs, which it returns by id.
+func (b *builder) needs(ctx context.Context, c *chain, s *Stage) (trees map[string]*store.Layer, err error) {
+	if c.root == nil {
+		if c.root, err = b.root(ctx, s.Pipeline); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.waitSources(ctx, s); err != nil {
+		return nil, err
+	}
+	trees = map[string]*store.Layer{}
+	for _, dep := range s.Dependencies() {
+		if trees[dep.ID()], err = b.wait(ctx, dep); err != nil {
+			return nil, err
+		}
+	}
+	return trees, nil
 }
 
 // runStage runs the stage on a layer of its own, which it returns sealed.

@@ -33,7 +33,9 @@ type workplace struct {
 	scratch string
 	remove  func() error
 	output  *capture
-	making  errgroup.Group
+	// shell, if not nil, runs in place of the stage.
+	shell  *sandbox.Shell
+	making errgroup.Group
 }
 
 // prepare starts making the workplace of s on base.
@@ -41,7 +43,11 @@ func (c *chain) prepare(ctx context.Context, s *Stage, base *store.Layer) *workp
 	w := &workplace{b: c.b, stage: s, base: base}
 	w.output = &capture{max: maxOutput, tee: func(p []byte) { c.b.Monitor.StageOutput(info(s), p) }}
 	w.making.Go(func() (err error) {
-		w.layer, err = c.b.Store.Create(base, c.b.keys[s], store.Origin{Pipeline: s.Pipeline.Name, Stage: s.Name})
+		origin := store.Origin{Pipeline: s.Pipeline.Name, Stage: s.Name, Root: c.root.key}
+		if s.Pipeline.Build != nil {
+			origin.Build = s.Pipeline.Build.ID()
+		}
+		w.layer, err = c.b.Store.Create(base, c.b.keys[s], origin)
 		return err
 	})
 	w.making.Go(func() error { return w.makeContainer(ctx, c.root) })
@@ -55,11 +61,13 @@ func (w *workplace) makeContainer(ctx context.Context, root *preparedRoot) (err 
 	s := w.stage
 	stage := &sandbox.Stage{
 		Name: s.Name, Class: s.Module.Class, Program: s.Module.Path, Libdir: s.Module.Libdir,
-		Devices: len(s.Devices)+len(s.Mounts) > 0, Network: s.Module.Meta.Network,
+		Devices: len(s.Devices)+len(s.Mounts) > 0, Network: s.Module.Meta.Network && !root.root.Whole,
 		Epoch: s.SourceEpoch, Capabilities: s.Module.Meta.Capabilities,
 	}
-	if stage.Library, err = w.b.library(ctx, s.Pipeline, root, stage.Libdir); err != nil {
-		return err
+	if !root.root.Whole {
+		if stage.Library, err = w.b.library(ctx, s.Pipeline, root, stage.Libdir); err != nil {
+			return err
+		}
 	}
 	if s.Pipeline.Runner.Meta.Setup != setupOnce {
 		stage.Runner = s.Pipeline.Runner.Path

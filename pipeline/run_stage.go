@@ -19,7 +19,12 @@ import (
 type preparedRoot struct {
 	root  *sandbox.BuildRoot
 	layer *overlay.Stack
+	// key is that of its layer, "" for what no runner has made.
+	key string
 }
+
+// rootName begins the names of the layers of build roots; the key follows.
+const rootName = "ossify-root-"
 
 // rootCache holds the build roots of this build, by key.
 type rootCache struct {
@@ -75,7 +80,7 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 		root = &sandbox.BuildRoot{Tree: tree, Boot: true}
 	}
 	layer, err := b.keepLayer(ctx, &kept{
-		name: "ossify-root-" + key, key: key, waiting: "another build on this store prepares the build root",
+		name: rootName + key, key: key, waiting: "another build on this store prepares the build root",
 		fill: func(layer *store.Layer, scratch string, out *capture) error {
 			if err := b.setUpRoot(ctx, p, root, layer, scratch, out); err != nil {
 				return fmt.Errorf("pipeline %q: prepare its build root with %s: %w", p.Name, p.Runner.Path, err)
@@ -90,7 +95,7 @@ func (b *builder) prepareRoot(ctx context.Context, p *Pipeline, key string) (*pr
 	if err != nil {
 		return nil, err
 	}
-	return &preparedRoot{root: root, layer: stack}, nil
+	return &preparedRoot{root: root, layer: stack, key: key}, nil
 }
 
 // setUpRoot runs the pipeline's runner on the layer.
@@ -187,7 +192,9 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 			return 0, err
 		}
 	}
-	c.follow(build, w)
+	if w.shell == nil {
+		c.follow(build, w)
+	}
 	tree, err := w.b.Store.Writable(w.layer)
 	if err != nil {
 		return 0, err
@@ -238,16 +245,23 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if w.b.Break.at(w.stage) {
 		w.b.touched.Store(true)
 		w.b.Break.announce(w.stage)
-		content.Shell = &w.b.Break.Terminal
+		content.Shell = &sandbox.Shell{Terminal: w.b.Break.Terminal}
+	}
+	if w.shell != nil {
+		content.Shell = w.shell
+		if c.root.root.Whole {
+			content.Tree = nil
+		}
 	}
 	r, err := w.container.Run(ctx, content)
-	if err == nil && r.Status == 0 {
+	succeeded := err == nil && r.Status == 0 && w.shell == nil
+	if succeeded {
 		err = devices.takeRecords(r.Left)
 	}
 	if devices != nil {
-		err = joinRelease(ctx, err, devices.detach(ctx, err == nil && r.Status == 0))
+		err = joinRelease(ctx, err, devices.detach(ctx, succeeded && err == nil))
 	}
-	if err == nil && r.Status == 0 && chain != nil && w.stage.Index == chain.last {
+	if err == nil && succeeded && chain != nil && w.stage.Index == chain.last {
 		err = chain.export(ctx, inside)
 	}
 	if err != nil {

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +40,8 @@ type BuildRoot struct {
 	// Boot shows the tree's /boot and /ostree too; a build pipeline's may
 	// hold boot loaders.
 	Boot bool
+	// Whole makes the tree itself the container's root, with a throw-away layer on it.
+	Whole bool
 }
 
 // pythonPath is the interpreter of osbuild's modules.
@@ -82,10 +86,14 @@ func (b *BuildRoot) skeleton() []Op {
 // ops lays out a container on this build root. stack holds the build root's
 // layer with a throw-away upper directory.
 func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
-	ops := []Op{
-		Overlay{Stack: stack, Target: "/"},
-		Bind{Source: filepath.Join(b.Tree, "usr"), Target: "/usr"},
+	ops := []Op{Overlay{Stack: stack, Target: "/"}}
+	if b.Whole {
+		for _, path := range wholeDirs {
+			ops = append(ops, Dir{Target: path, Mode: 0o755})
+		}
+		return append(ops, b.shortLived()...)
 	}
+	ops = append(ops, Bind{Source: filepath.Join(b.Tree, "usr"), Target: "/usr"})
 	if b.Boot {
 		ops = append(ops,
 			Bind{Source: filepath.Join(b.Tree, "boot"), Target: "/boot", Optional: true},
@@ -94,10 +102,34 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 	for _, path := range etcImports {
 		ops = append(ops, Bind{Source: filepath.Join(b.Tree, path), Target: "/" + path, Optional: true})
 	}
-	return append(ops,
+	return append(ops, b.shortLived()...)
+}
+
+// wholeDirs are what the tree of a whole system needs for being mounted on.
+var wholeDirs = []string{"/dev", "/proc", "/sys", "/run", "/tmp"}
+
+// checkWhole refuses a tree in which no program can run, and one whose mount points
+// lead elsewhere.
+func (b *BuildRoot) checkWhole() error {
+	for _, path := range wholeDirs {
+		if st, err := os.Lstat(filepath.Join(b.Tree, path)); err == nil && !st.IsDir() {
+			return fmt.Errorf("the tree cannot be run in: its %s is no directory", path)
+		}
+	}
+	for _, path := range []string{"usr/bin", "bin"} {
+		if st, err := os.Lstat(filepath.Join(b.Tree, path)); err == nil && st.IsDir() {
+			return nil
+		}
+	}
+	return errors.New("the tree cannot be run in: it is no whole system, it has neither /usr/bin nor /bin")
+}
+
+// shortLived lays out what a container has in memory.
+func (b *BuildRoot) shortLived() []Op {
+	return []Op{
 		Tmpfs{Target: "/tmp", Mode: 0o1777},
 		Tmpfs{Target: "/run", Mode: 0o755, Shared: true},
 		Dir{Target: "/run/lock", Mode: 0o755}, // where /var/lock leads
 		cmdline,
-	)
+	}
 }

@@ -236,11 +236,17 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	if copyErr != nil {
 		return 0, fmt.Errorf("read output: %w", copyErr)
 	}
-	ws, _ := b.state.Sys().(syscall.WaitStatus)
+	return exitStatus(b.state), nil
+}
+
+// exitStatus is the status of a program that has ended, or 128 and the number of
+// the signal that ended it.
+func exitStatus(state *os.ProcessState) int {
+	ws, _ := state.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
-		return 128 + int(ws.Signal()), nil
+		return 128 + int(ws.Signal())
 	}
-	return ws.ExitStatus(), nil
+	return ws.ExitStatus()
 }
 
 // close ends the container's processes, if there are any left, and removes it.

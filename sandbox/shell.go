@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 
 	"github.com/containerd/console"
@@ -17,6 +16,17 @@ import (
 // Terminal is where a person, or a script, talks to a shell.
 type Terminal struct{ In, Out, Err *os.File }
 
+// Shell is a shell, or a command, in the container of a stage.
+type Shell struct {
+	Terminal
+	// Args are a command, nil for a shell.
+	Args []string
+	// Welcome is printed to Err before a shell on a terminal starts.
+	Welcome string
+	// Alone says that the stage itself does not run.
+	Alone bool
+}
+
 // shellTTY is the shell's terminal inside the container. The shell opens it
 // itself: only so it becomes the one that controls the shell's session.
 const shellTTY = "/run/osbuild/tty"
@@ -24,42 +34,47 @@ const shellTTY = "/run/osbuild/tty"
 // findShell starts the best shell that the build root has.
 const findShell = `for s in /usr/bin/bash /bin/bash; do [ -x $s ] && exec $s "$@"; done; exec /bin/sh "$@"`
 
-// shell runs a shell in the waiting container until it ends. Its exit status, if
-// not 0, is an error.
-func (p *PreparedStage) shell(ctx context.Context, t *Terminal) error {
+// shell runs a shell, or a command, in the waiting container until it ends, and
+// returns its exit status.
+func (p *PreparedStage) shell(ctx context.Context, s *Shell) (status int, err error) {
 	process := &libcontainer.Process{
-		Args:  []string{"/bin/sh", "-c", findShell, "sh"},
+		Args:  s.Args,
 		Env:   append([]string{"HOME=/tmp", `PS1=[osbuild] \w \$ `}, p.box.cmd.Env...),
 		Cwd:   "/",
-		Stdin: t.In, Stdout: t.Out, Stderr: t.Err,
+		Stdin: s.In, Stdout: s.Out, Stderr: s.Err,
 	}
 	hangUp := func() error { return nil }
-	if user, err := console.ConsoleFromFile(t.In); err == nil {
-		if hangUp, err = p.terminal(user, t, process); err != nil {
-			return err
+	if s.Args == nil {
+		process.Args = []string{"/bin/sh", "-c", findShell, "sh"}
+		if user, err := console.ConsoleFromFile(s.In); err == nil {
+			fmt.Fprint(s.Err, s.Welcome)
+			if hangUp, err = p.terminal(user, &s.Terminal, process); err != nil {
+				return 0, err
+			}
 		}
 	}
+	defer func() { err = errors.Join(err, hangUp()) }()
 	if err := p.box.container.Start(process); err != nil {
-		return errors.Join(fmt.Errorf("start a shell in the sandbox: %w", err), hangUp())
+		return 0, fmt.Errorf("start %s in the sandbox: %w", process.Args[0], err)
 	}
 	gone := make(chan error, 1)
+	var state *os.ProcessState
 	go func() {
-		_, err := process.Wait()
+		var err error
+		state, err = process.Wait()
 		gone <- err
 	}()
-	var err error
 	select {
 	case err = <-gone:
 	case <-ctx.Done():
 		_ = process.Signal(unix.SIGKILL)
 		<-gone
-		return errors.Join(context.Cause(ctx), hangUp())
+		return 0, context.Cause(ctx)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		err = fmt.Errorf("the shell ended with status %d, which ends the build; leave it with: exit 0", exit.ExitCode())
+	if state == nil {
+		return 0, fmt.Errorf("wait for %s: %w", process.Args[0], err)
 	}
-	return errors.Join(err, hangUp())
+	return exitStatus(state), nil
 }
 
 // terminal gives the process a terminal of its own, connected with the user's,

@@ -49,7 +49,7 @@ type Stage struct {
 
 // StageContent is what a stage works on.
 type StageContent struct {
-	// Tree is writable.
+	// Tree is writable. It may be nil.
 	Tree *overlay.Stack
 	// Arguments makes the JSON document that the module reads, when what it
 	// works on is in its places; host services may add to these meanwhile, and it
@@ -71,8 +71,8 @@ type StageContent struct {
 	Left []string
 	// Instead, if not nil, is called in place of the module.
 	Instead func() error
-	// Shell, if not nil, gets a shell in the container before the stage runs.
-	Shell *Terminal
+	// Shell, if not nil, runs in the container before the stage does.
+	Shell *Shell
 }
 
 // Places are directories of a container as the engine sees them.
@@ -138,14 +138,27 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 	if err != nil {
 		return nil, err
 	}
+	if root.Whole {
+		if err := root.checkWhole(); err != nil {
+			return nil, err
+		}
+		if err := onDisk(stack, scratch); err != nil {
+			return nil, fmt.Errorf("prepare build root: %w", err)
+		}
+	}
 	program := "/run/osbuild/bin/" + s.Name
 	args := []string{program}
-	ops := append(root.ops(stack),
-		// Large temporary files go to disk, and so do images of containers:
-		// their storage does not work on the build root's overlay.
-		Bind{Source: scratch + "/tmp", Target: "/var/tmp", Writable: true},
-		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
-		Bind{Source: scratch + "/containers", Target: "/var/lib/containers", Writable: true},
+	ops := root.ops(stack)
+	if !root.Whole {
+		ops = append(ops,
+			// Large temporary files go to disk, and so do images of containers:
+			// their storage does not work on the build root's overlay.
+			Bind{Source: scratch + "/tmp", Target: "/var/tmp", Writable: true},
+			Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
+			Bind{Source: scratch + "/containers", Target: "/var/lib/containers", Writable: true},
+		)
+	}
+	ops = append(ops,
 		Bind{Source: s.Program, Target: program},
 		Bind{Source: s.Libdir, Target: "/run/osbuild/lib"},
 		Dir{Target: "/run/osbuild/tree", Mode: 0o755},
@@ -186,6 +199,9 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		return nil, err
 	}
 	env := append(environment(), ClassEnv+"="+s.Class, "PYTHONPATH=/run/osbuild/lib", "PYTHONUNBUFFERED=1")
+	if root.Whole {
+		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
 	if s.Epoch != nil {
 		env = append(env, "SOURCE_DATE_EPOCH="+strconv.FormatInt(*s.Epoch, 10))
 	}
@@ -234,12 +250,27 @@ func (p *PreparedStage) directories(dir string, layer *overlay.Stack) (*overlay.
 	return &stack, nil
 }
 
+// onDisk gives the stack a throw-away upper directory in scratch: what people install in a
+// whole system may not fit into memory.
+func onDisk(stack *overlay.Stack, scratch string) error {
+	stack.Upper, stack.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+	for _, dir := range []string{stack.Upper, stack.Work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return overlay.InheritRoot(stack.Lower[0], stack.Upper)
+}
+
 // Run runs the stage. The tree is free when the container was closed.
 func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageResult, error) {
 	// These mounts spread to the container from /run. Their flags are locked
 	// in it, as they come from a more privileged namespace; what a stage that
 	// takes them away finds below is empty.
-	ops := []Op{Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"}}
+	var ops []Op
+	if content.Tree != nil {
+		ops = append(ops, Overlay{Stack: content.Tree, Target: "/run/osbuild/tree"})
+	}
 	if content.Inputs != "" {
 		ops = append(ops, Bind{Source: content.Inputs, Target: "/run/osbuild/inputs"})
 	}
@@ -265,8 +296,12 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 		return nil, err
 	}
 	if content.Shell != nil {
-		if err := p.shell(ctx, content.Shell); err != nil {
-			return nil, err
+		status, err := p.shell(ctx, content.Shell)
+		if err != nil || content.Shell.Alone {
+			return &StageResult{Status: status}, err
+		}
+		if status != 0 {
+			return nil, fmt.Errorf("the shell ended with status %d, which ends the build; leave it with: exit 0", status)
 		}
 	}
 	if content.Disk != nil {

@@ -17,6 +17,23 @@ import (
 type Origin struct {
 	Pipeline string `json:"pipeline"`
 	Stage    string `json:"stage"`
+	// Build is the id of the tree that is the stage's build root, "" for this machine; Root is
+	// the key with which that was prepared, "" if the store does not know.
+	Build string `json:"build,omitempty"`
+	Root  string `json:"root,omitempty"`
+}
+
+// flag is how a layer has it, originOf reads that.
+func (o Origin) flag() map[string]any {
+	return map[string]any{"pipeline": o.Pipeline, "stage": o.Stage, "build": o.Build, "root": o.Root}
+}
+
+func originOf(l *storage.Layer) (o Origin, ok bool) {
+	flag, ok := l.Flags[flagOrigin].(map[string]any)
+	for name, value := range map[string]*string{"pipeline": &o.Pipeline, "stage": &o.Stage, "build": &o.Build, "root": &o.Root} {
+		*value, _ = flag[name].(string)
+	}
+	return o, ok
 }
 
 // Checkpoint describes a stored tree.
@@ -94,8 +111,8 @@ func (s *Store) Checkpoints() ([]Checkpoint, error) {
 		if name, ok := strings.CutPrefix(c.ID, failedPrefix); ok {
 			c.ID, c.Pipeline, c.Failed = "", name, true
 		}
-		if _, ok := l.Flags[flagOrigin]; ok {
-			c.Origin = originOf(l)
+		if o, ok := originOf(l); ok {
+			c.Origin = o
 		}
 		if c.Own, err = size(l.ID); err != nil {
 			return nil, err

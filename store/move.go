@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ossify/ossify/overlay"
-	"go.podman.io/storage"
 )
 
 // Link is one of the checkpoints that a tree consists of, as it moves to another store.
@@ -38,7 +37,8 @@ func (s *Store) Chain(top *Layer) ([]Link, error) {
 		if err != nil {
 			return nil, err
 		}
-		link := Link{Key: l.key, Origin: originOf(layer), Made: layer.Created, Layer: l}
+		origin, _ := originOf(layer)
+		link := Link{Key: l.key, Origin: origin, Made: layer.Created, Layer: l}
 		if len(layer.Names) > 0 {
 			link.Name = layer.Names[0]
 		}
@@ -52,15 +52,6 @@ func (s *Store) Chain(top *Layer) ([]Link, error) {
 		id = layer.Parent
 	}
 	return chain, nil
-}
-
-func originOf(l *storage.Layer) Origin {
-	var origin Origin
-	if o, ok := l.Flags[flagOrigin].(map[string]any); ok {
-		origin.Pipeline, _ = o["pipeline"].(string)
-		origin.Stage, _ = o["stage"].(string)
-	}
-	return origin
 }
 
 // Pack writes what the layer itself changed as the archive of a layer of an OCI image.

@@ -54,7 +54,7 @@ func Open(dir, rundir string) (*Store, error) {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	inUse, err := lockFile(filepath.Join(dir, "use.lock"), unix.LOCK_SH)
+	inUse, err := lockFile(UseLock(dir), unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -97,6 +97,10 @@ func (s *Store) Close() error {
 	_, err := s.storage.Shutdown(false)
 	return errors.Join(err, s.run.close())
 }
+
+// UseLock is the file that has a lock (flock(2)) as long as somebody uses what the store in dir
+// holds: who has none may find it removed.
+func UseLock(dir string) string { return filepath.Join(dir, "use.lock") }
 
 // Dir is the store's directory.
 func (s *Store) Dir() string { return s.dir }
@@ -164,6 +168,18 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	return l, nil
 }
 
+// Named returns the checkpoint of that name, whatever its key, nil if there is none.
+func (s *Store) Named(name string) (*Layer, error) {
+	layer, err := s.storage.Layer(name)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up checkpoint %s: %w", name, err)
+	}
+	return s.Layer(layer.ID)
+}
+
 // Checkpoint returns the checkpoint whose name begins so; it is an error if there
 // is none, or several.
 func (s *Store) Checkpoint(prefix string) (*Layer, error) {
@@ -216,7 +232,7 @@ func (s *Store) Create(base *Layer, key string, origin Origin) (*Layer, error) {
 	}
 	layer, err := s.storage.CreateLayer("", parent, nil, "", true, &storage.LayerOptions{
 		Flags: map[string]any{
-			flagRun: s.run.id, flagKey: key, flagOrigin: map[string]any{"pipeline": origin.Pipeline, "stage": origin.Stage},
+			flagRun: s.run.id, flagKey: key, flagOrigin: origin.flag(),
 		},
 	})
 	if err != nil {
@@ -394,7 +410,14 @@ func (s *Store) ForgetFailed(pipeline string) error {
 	if _, ours := layer.Flags[flagRun]; !ours {
 		return nil
 	}
-	return s.Delete(s.layer(layer.ID, ""))
+	err = s.Delete(s.layer(layer.ID, ""))
+	if errors.Is(err, storage.ErrLayerHasChildren) {
+		// A shell is on it: without a name it goes when that has ended.
+		if err = s.storage.SetNames(layer.ID, nil); err != nil {
+			err = fmt.Errorf("forget failed layer: %w", err)
+		}
+	}
+	return err
 }
 
 // Delete removes a layer that nothing is based on.

@@ -40,10 +40,15 @@ type storeOptions struct {
 }
 
 func (o *storeOptions) addFlags(cmd *cobra.Command) {
+	cmd.Flags().Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
+	o.remote.addFlags(cmd)
+	o.addModules(cmd)
+}
+
+// addModules adds what running modules needs.
+func (o *storeOptions) addModules(cmd *cobra.Command) {
 	o.addStore(cmd)
 	f := cmd.Flags()
-	f.Var(&o.maxSize, "cache-max-size", "size that the store is cut down to after the build, such as 20GB, or unlimited: what was not used for longest goes first")
-	o.remote.addFlags(cmd)
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
 	f.StringVar(&o.helper, "helper", defaultHelper(), "socket of ossify-loop, which makes kernel mounts for people without root")
 	o.writer = pipeline.DiskAuto

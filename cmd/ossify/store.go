@@ -31,11 +31,11 @@ stage's id, of which the beginning is enough where it is the only one.`,
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q for ossify store", args[0])}
 			}
-			return usageError{errors.New("say what: ls, show, diff, cat, tag, untag, podman-setup, push, pull, rm, prune, check or df")}
+			return usageError{errors.New("say what: ls, show, diff, cat, shell, mount, umount, tag, untag, podman-setup, push, pull, rm, prune, check or df")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeTag(), storeUntag(), storePodmanSetup(), storePush(), storePull(), storeRemove(), storePrune(), storeCheck(), storeUsage())
+	cmd.AddCommand(storeList(), storeShow(), storeDiff(), storeCat(), storeShell(), storeMount(), storeUnmount(), storeTag(), storeUntag(), storePodmanSetup(), storePush(), storePull(), storeRemove(), storePrune(), storeCheck(), storeUsage())
 	return cmd
 }
 
@@ -49,14 +49,27 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 	}
 }
 
-// withStore runs a command with the store open, in the user namespace that can read it.
-func withStore(o *storeOptions, do func(*store.Store) error) (err error) {
+// exists returns an error if there is no store.
+func (o *storeOptions) exists() error {
 	if _, err := os.Stat(o.store); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no store at %s: name another with --store, or build something", o.store)
+	}
+	return nil
+}
+
+// withStore runs a command with the store open, in the user namespace that can read it.
+func withStore(o *storeOptions, do func(*store.Store) error) error {
+	if err := o.exists(); err != nil {
+		return err
 	}
 	if err := sandbox.EnterNamespace(); err != nil {
 		return err
 	}
+	return o.openStore(do)
+}
+
+// openStore runs a command with the store open.
+func (o *storeOptions) openStore(do func(*store.Store) error) (err error) {
 	s, err := store.Open(o.store, o.rundir)
 	if err != nil {
 		return err

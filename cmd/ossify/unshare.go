@@ -12,12 +12,16 @@ import (
 )
 
 func unshareCommand() *cobra.Command {
+	var o storeOptions
 	cmd := &cobra.Command{
 		Use:   "unshare [COMMAND [ARG...]]",
 		Short: "Run a command in the user namespace that owns the store's files",
-		Long:  "Runs a command, or your shell, as root of the user namespace in which Ossify builds.\nFiles of subordinate ids can be read and removed there.",
+		Long:  "Runs a command, or your shell, as root of the user namespace in which Ossify builds.\nFiles of subordinate ids can be read and removed there, and checkpoints mounted (ossify store mount).",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := sandbox.EnterNamespace(); err != nil {
+				return err
+			}
+			if err := o.leaveLock(); err != nil {
 				return err
 			}
 			if len(args) == 0 {
@@ -34,6 +38,7 @@ func unshareCommand() *cobra.Command {
 			return fmt.Errorf("start %s: %w", path, unix.Exec(path, args, os.Environ()))
 		},
 	}
+	o.addStore(cmd)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
