@@ -355,6 +355,7 @@ func (s *Store) Repair(damages []Damage) (*Shrunk, error) {
 		return nil, err
 	}
 	var layers []string
+	var foreign error
 	done := &Shrunk{}
 	for _, d := range damages {
 		switch d.Kind {
@@ -365,19 +366,25 @@ func (s *Store) Repair(damages []Damage) (*Shrunk, error) {
 				return done, err
 			}
 		case "image":
-			if err := s.removeImage(d.file); err != nil {
+			err := s.removeImage(d.file)
+			if errors.Is(err, errForeign) {
+				foreign = errors.Join(foreign, err)
+			} else if err != nil {
 				return done, err
 			}
 		}
 	}
 	if len(layers) == 0 {
-		return done, nil
+		return done, foreign
 	}
 	if err := s.removeImagesOn(layers); err != nil {
 		return done, err
 	}
-	return s.Remove(layers, true)
+	done, err := s.Remove(layers, true)
+	return done, errors.Join(err, foreign)
 }
+
+var errForeign = errors.New("it is not ossify's: remove it with podman rmi")
 
 // removeImage removes an image of Tag's; others are their program's.
 func (s *Store) removeImage(id string) error {
@@ -389,13 +396,13 @@ func (s *Store) removeImage(id string) error {
 		return fmt.Errorf("find image %s: %w", id, err)
 	}
 	if _, ours := image.Flags[flagRun]; !ours {
-		return fmt.Errorf("image %s is not ossify's: remove it with podman", id)
+		return fmt.Errorf("image %s: %w", id, errForeign)
 	}
 	// Delete, unlike DeleteImage, leaves the layers.
 	if err := s.storage.Delete(image.ID); err != nil {
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
-	return nil
+	return s.unpinUnused(image.TopLayer)
 }
 
 // removeImagesOn removes the images of Tag's that are based on those layers.

@@ -43,7 +43,7 @@ func ImageName(name string) (string, error) {
 }
 
 // Tag makes an image of a checkpoint, which podman can run, and takes the name away from another.
-// The image is a record of the checkpoint; nothing is copied, but layers that are in no image yet
+// The checkpoint stays when podman removes the image. The image is a record of the checkpoint; nothing is copied, but layers that are in no image yet
 // are read for their digests. name is one of ImageName's.
 func (s *Store) Tag(l *Layer, name string, c Checkpoint) error {
 	layers, err := s.digestLayers(l.ID)
@@ -65,6 +65,9 @@ func (s *Store) Tag(l *Layer, name string, c Checkpoint) error {
 	}
 	configText, err := json.Marshal(ImageConfig(chain, diffIDs))
 	if err != nil {
+		return fmt.Errorf("make image %s: %w", name, err)
+	}
+	if err := s.pin(l); err != nil {
 		return fmt.Errorf("make image %s: %w", name, err)
 	}
 	configDigest := digest.FromBytes(configText)
@@ -158,7 +161,7 @@ func (s *Store) archive(layer *storage.Layer) (_ archived, err error) {
 		return archived{}, err
 	}
 	defer r.Close()
-	split, err := ioutils.NewAtomicFileWriter(filepath.Join(s.dir, "storage", "overlay-layers", layer.ID+".tar-split.gz"), 0o600)
+	split, err := ioutils.NewAtomicFileWriter(filepath.Join(graphRoot(s.dir), "overlay-layers", layer.ID+".tar-split.gz"), 0o600)
 	if err != nil {
 		return archived{}, err
 	}
@@ -179,7 +182,7 @@ func (s *Store) archive(layer *storage.Layer) (_ archived, err error) {
 // layers.json, which only reading an archive into a layer does otherwise (Layer in its
 // layers.go says what the fields are). All else in there stays as it is.
 func (s *Store) noteDigests(digests map[string]archived) (err error) {
-	path := filepath.Join(s.dir, "storage", "overlay-layers", "layers.json")
+	path := filepath.Join(graphRoot(s.dir), "overlay-layers", "layers.json")
 	lock, err := lockfile.GetLockFile(filepath.Join(filepath.Dir(path), "layers.lock"))
 	if err != nil {
 		return fmt.Errorf("note digests of layers: %w", err)
@@ -232,5 +235,50 @@ func (s *Store) Untag(name string) error {
 	if err != nil {
 		return fmt.Errorf("take the name %s away: %w", name, err)
 	}
+	return s.unpinUnused(image.TopLayer)
+}
+
+// pinPrefix begins the name of a layer that is there only to be based on a checkpoint: when podman
+// removes an image it leaves layers on which others are based.
+const pinPrefix = "ossify-pin-"
+
+func isPin(l *storage.Layer) bool {
+	_, ours := l.Flags[flagRun]
+	return ours && slices.ContainsFunc(l.Names, func(name string) bool { return strings.HasPrefix(name, pinPrefix) })
+}
+
+// pin keeps a layer that is to become an image.
+func (s *Store) pin(l *Layer) error {
+	if s.storage.Exists(pinPrefix + l.ID) {
+		return nil
+	}
+	_, err := s.storage.CreateLayer("", l.ID, []string{pinPrefix + l.ID}, "", false, &storage.LayerOptions{Flags: map[string]any{flagRun: s.run.id}})
+	if errors.Is(err, storage.ErrDuplicateName) {
+		return nil
+	}
+	return err
+}
+
+// unpin takes the layer of pin away.
+func (s *Store) unpin(id string) error {
+	pin, err := s.storage.Layer(pinPrefix + id)
+	if err == nil {
+		err = s.storage.DeleteLayer(pin.ID)
+	}
+	if err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
+		return fmt.Errorf("delete the layer that keeps %s: %w", id, err)
+	}
 	return nil
+}
+
+// unpinUnused takes the layer of pin away if no image needs it any more.
+func (s *Store) unpinUnused(id string) error {
+	images, err := s.storage.Images()
+	if err != nil {
+		return fmt.Errorf("list images: %w", err)
+	}
+	if slices.ContainsFunc(images, func(image storage.Image) bool { return image.TopLayer == id }) {
+		return nil
+	}
+	return s.unpin(id)
 }

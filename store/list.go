@@ -84,7 +84,9 @@ func (s *Store) Checkpoints() ([]Checkpoint, error) {
 	byID, above, tops := map[string]*storage.Layer{}, map[string]int{}, map[string][]string{}
 	for i := range layers {
 		byID[layers[i].ID] = &layers[i]
-		above[layers[i].Parent]++
+		if !isPin(&layers[i]) {
+			above[layers[i].Parent]++
+		}
 	}
 	for _, image := range images {
 		tops[image.TopLayer] = append(tops[image.TopLayer], cmp.Or(strings.Join(image.Names, ", "), image.ID))
@@ -101,7 +103,7 @@ func (s *Store) Checkpoints() ([]Checkpoint, error) {
 	var out []Checkpoint
 	for i := range layers {
 		l := &layers[i]
-		if _, ours := l.Flags[flagRun]; !ours {
+		if _, ours := l.Flags[flagRun]; !ours || isPin(l) {
 			continue
 		}
 		c := Checkpoint{Layer: l.ID, Base: l.Parent, Prepared: !isStage(l), Above: above[l.ID], Images: tops[l.ID], Made: l.Created, Used: s.lastUsed(l), Uses: s.uses(l.ID)}
@@ -166,7 +168,7 @@ func (s *Store) Remove(ids []string, above bool) (*Shrunk, error) {
 	for more := true; more; {
 		more = false
 		for _, l := range layers {
-			if gone[l.Parent] && !gone[l.ID] {
+			if gone[l.Parent] && !gone[l.ID] && !isPin(&l) {
 				if !above {
 					return nil, fmt.Errorf("checkpoint %s is the base of others: remove them as well, or add --above", names[l.Parent])
 				}

@@ -40,7 +40,7 @@ const (
 // checkMetadata looks at the records: containers/storage takes an empty one for an empty store.
 func checkMetadata(dir string) error {
 	for _, record := range []string{layersRecord, imagesRecord} {
-		path := filepath.Join(dir, "storage", record)
+		path := filepath.Join(graphRoot(dir), record)
 		st, err := os.Stat(path)
 		if err == nil && st.Size() == 0 {
 			return &MetadataError{path, errors.New("it is empty")}
@@ -48,7 +48,7 @@ func checkMetadata(dir string) error {
 		if err == nil || !errors.Is(err, fs.ErrNotExist) || record == imagesRecord {
 			continue
 		}
-		found, err := filepath.Glob(filepath.Join(dir, "storage", "overlay", "*", sumsName))
+		found, err := filepath.Glob(filepath.Join(graphRoot(dir), "overlay", "*", sumsName))
 		if err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func checkMetadata(dir string) error {
 // explain names the record because of which the store could not be opened, if it is one.
 func explain(dir string, err error) error {
 	for _, record := range []string{layersRecord, imagesRecord} {
-		path := filepath.Join(dir, "storage", record)
+		path := filepath.Join(graphRoot(dir), record)
 		data, readErr := os.ReadFile(path)
 		if readErr != nil {
 			continue
@@ -78,12 +78,16 @@ func explain(dir string, err error) error {
 	return err
 }
 
-// RepairMetadata writes the damaged record of a MetadataError of the store in dir anew: that of
+// RepairMetadata writes the damaged record of a MetadataError of the store of that name anew: that of
 // layers from what lies beside each checkpoint. That of images cannot be; their checkpoints stay.
 // The damaged file is kept beside it, with ".damaged" after its name. kept counts the checkpoints
 // that are in the new record.
-func RepairMetadata(dir string, damaged *MetadataError) (kept int, err error) {
-	lock, err := lockFile(filepath.Join(dir, "use.lock"), unix.LOCK_EX|unix.LOCK_NB)
+func RepairMetadata(name string, damaged *MetadataError) (kept int, err error) {
+	dir, err := Directory(name)
+	if err != nil {
+		return 0, err
+	}
+	lock, err := lockFile(filepath.Join(dir, useLock), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return 0, ErrBusy
 	}
@@ -113,7 +117,7 @@ func RepairMetadata(dir string, damaged *MetadataError) (kept int, err error) {
 // sealedLayers are the records of all checkpoints whose sums are good, and of whose base that is
 // true; of several that have one name the last.
 func sealedLayers(dir string) ([]storage.Layer, error) {
-	found, err := filepath.Glob(filepath.Join(dir, "storage", "overlay", "*", sumsName))
+	found, err := filepath.Glob(filepath.Join(graphRoot(dir), "overlay", "*", sumsName))
 	if err != nil {
 		return nil, err
 	}

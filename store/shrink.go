@@ -187,6 +187,9 @@ func (s *Store) layerItems() ([]item, error) {
 	kept, based := map[string]bool{}, map[string]bool{}
 	for i := range layers {
 		l := &layers[i]
+		if isPin(l) {
+			continue
+		}
 		based[l.Parent] = true
 		_, ours := l.Flags[flagRun]
 		t := s.lastUsed(l)
@@ -205,7 +208,7 @@ func (s *Store) layerItems() ([]item, error) {
 	var items []item
 	for i := range layers {
 		l := &layers[i]
-		if _, ours := l.Flags[flagRun]; !ours {
+		if _, ours := l.Flags[flagRun]; !ours || isPin(l) {
 			continue
 		}
 		it := item{used: used[l.ID], layer: l.ID, top: !based[l.ID] && isStage(l), prepared: !isStage(l)}

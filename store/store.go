@@ -41,20 +41,18 @@ type Store struct {
 	storage storage.Store
 }
 
-// Open opens the store in dir, making it if need be, and removes what
+// Open opens the store of that name (see Directory), making it if need be, and removes what
 // interrupted builds have left. rundir is where Memory's directories are, "" for
 // a place in the store. The caller closes it.
-func Open(dir, rundir string) (*Store, error) {
-	dir, err := filepath.Abs(dir)
+func Open(name, rundir string) (*Store, error) {
+	dir, err := Directory(name)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	for _, sub := range []string{"storage", "sources", "lib", "digests", "run", "used"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return nil, fmt.Errorf("open store: %w", err)
-		}
+	if err := prepare(name, dir); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
 	}
-	inUse, err := lockFile(UseLock(dir), unix.LOCK_SH)
+	inUse, err := lockFile(filepath.Join(dir, useLock), unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -73,7 +71,7 @@ func Open(dir, rundir string) (*Store, error) {
 	st, err := storage.GetStore(types.StoreOptions{
 		// It would hold what is mounted by containers/storage: nothing.
 		RunRoot:         filepath.Join(run.memory, "storage"),
-		GraphRoot:       filepath.Join(dir, "storage"),
+		GraphRoot:       graphRoot(dir),
 		GraphDriverName: "overlay",
 	})
 	if err != nil {
@@ -98,9 +96,14 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.run.close())
 }
 
-// UseLock is the file that has a lock (flock(2)) as long as somebody uses what the store in dir
-// holds: who has none may find it removed.
-func UseLock(dir string) string { return filepath.Join(dir, "use.lock") }
+// UseLock is the file that has a lock (flock(2)) as long as somebody uses what the store of that
+// name holds: who has none may find it removed.
+func UseLock(name string) (string, error) {
+	dir, err := Directory(name)
+	return filepath.Join(dir, useLock), err
+}
+
+const useLock = "use.lock"
 
 // Dir is the store's directory.
 func (s *Store) Dir() string { return s.dir }
@@ -422,6 +425,9 @@ func (s *Store) ForgetFailed(pipeline string) error {
 
 // Delete removes a layer that nothing is based on.
 func (s *Store) Delete(l *Layer) error {
+	if err := s.unpin(l.ID); err != nil {
+		return err
+	}
 	if err := s.storage.DeleteLayer(l.ID); err != nil && !errors.Is(err, storage.ErrLayerUnknown) {
 		return fmt.Errorf("delete layer: %w", err)
 	}
@@ -464,7 +470,7 @@ func (s *Store) Writable(l *Layer) (*overlay.Stack, error) {
 	lower := d.lower
 	if len(lower) == 0 {
 		// Overlay wants something below; a first layer has nothing.
-		empty := filepath.Join(s.dir, "storage", "overlay", l.ID, "empty")
+		empty := filepath.Join(s.overlayDir(), l.ID, "empty")
 		if err := os.MkdirAll(empty, 0o755); err != nil {
 			return nil, fmt.Errorf("prepare layer %s: %w", l.ID, err)
 		}

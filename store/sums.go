@@ -30,7 +30,7 @@ type sealed struct {
 	Sums string            `json:"sums"`
 }
 
-func (s *Store) overlayDir() string { return filepath.Join(s.dir, "storage", "overlay") }
+func (s *Store) overlayDir() string { return filepath.Join(graphRoot(s.dir), "overlay") }
 
 // maxUnsynced is the size of files, in bytes, of which a power cut leaves all or nothing: they are
 // not worth a wait for the disk.

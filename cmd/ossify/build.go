@@ -60,7 +60,7 @@ func (o *storeOptions) addModules(cmd *cobra.Command) {
 
 // addStore adds what names the store.
 func (o *storeOptions) addStore(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads")
+	cmd.Flags().StringVar(&o.store, "store", defaultStore(), "directory of checkpoints and downloads; containers: is podman's storage, containers:DIR one at another place")
 	cmd.Flags().StringVar(&o.store, "cache", defaultStore(), "same as --store")
 }
 

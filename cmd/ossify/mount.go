@@ -35,7 +35,11 @@ const lockEnv = "_OSSIFY_STORE_LOCK"
 // started next.
 func (o *storeOptions) leaveLock() error {
 	os.Setenv(lockEnv, "none")
-	fd, err := unix.Open(store.UseLock(o.store), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	path, err := store.UseLock(o.store)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
@@ -57,7 +61,11 @@ func (o *storeOptions) leftLock() (int, error) {
 		return 0, errors.New("a checkpoint is mounted inside ossify unshare, and as long as that runs: ossify unshare sh -c 'cd $(ossify store mount ID) && ls'")
 	}
 	var want, got unix.Stat_t
-	if err := unix.Stat(store.UseLock(o.store), &want); err != nil {
+	path, err := store.UseLock(o.store)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.Stat(path, &want); err != nil {
 		return 0, o.exists()
 	}
 	fd, err := strconv.Atoi(text)

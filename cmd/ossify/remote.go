@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/ossify/ossify/monitor"
 	"github.com/ossify/ossify/pipeline"
 	"github.com/ossify/ossify/registry"
+	"github.com/ossify/ossify/sandbox"
 	"github.com/ossify/ossify/store"
 	"github.com/spf13/cobra"
 )
@@ -167,10 +167,10 @@ the store has already. A build uses them if its modules and build root are those
 			if err != nil {
 				return err
 			}
-			if err := os.MkdirAll(o.store, 0o755); err != nil {
+			if err := sandbox.EnterNamespace(); err != nil {
 				return err
 			}
-			return withStore(&o, func(s *store.Store) error { return pullAll(cmd.Context(), s, cache, args[1:]) })
+			return o.openStore(func(s *store.Store) error { return pullAll(cmd.Context(), s, cache, args[1:]) })
 		},
 	}
 	o.addStore(cmd)

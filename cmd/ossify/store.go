@@ -51,7 +51,11 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 
 // exists returns an error if there is no store.
 func (o *storeOptions) exists() error {
-	if _, err := os.Stat(o.store); errors.Is(err, os.ErrNotExist) {
+	dir, err := store.Directory(o.store)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no store at %s: name another with --store, or build something", o.store)
 	}
 	return nil
@@ -408,7 +412,7 @@ tag, and takes the name away from another image of the store. Nothing is copied.
 
   podman --root STORE/storage run NAME
 
-The checkpoint stays until the image is gone (ossify store untag).`,
+The checkpoint stays when podman removes the image, and as long as there is the image.`,
 		Args:              arguments(2, 2, "a checkpoint and a name are"),
 		ValidArgsFunction: completeIDs(&o, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -468,9 +472,12 @@ tag) beside their own, read only. They belong into ~/.config/containers/storage.
 [storage.options] (containers-storage.conf(5)); Podman's own driver has to be overlay, too.`,
 		Args: arguments(0, 0, "no arguments are"),
 		RunE: func(*cobra.Command, []string) error {
-			dir, err := filepath.Abs(o.store)
+			dir, err := store.Directory(o.store)
 			if err != nil {
 				return err
+			}
+			if strings.HasPrefix(o.store, "containers:") {
+				return usageError{fmt.Errorf("--store %s is podman's storage: podman sees it anyway", o.store)}
 			}
 			fmt.Printf("# ~/.config/containers/storage.conf\n[storage]\ndriver = \"overlay\"\n\n[storage.options]\nadditionalimagestores = [%q]\n", filepath.Join(dir, "storage"))
 			return nil
