@@ -23,6 +23,7 @@ var All = []module.Module{
 	module.Stage("org.osbuild.chown", chown),
 	module.Stage("org.osbuild.chrony", chrony),
 	module.Stage("org.osbuild.cloud-init", cloudInit),
+	module.Stage("org.osbuild.container-deploy", containerDeploy),
 	module.Stage("org.osbuild.containers.storage.conf", containersStorageConf),
 	module.Stage("org.osbuild.copy", copyPaths),
 	module.Stage("org.osbuild.cpio.out", cpioOut),
