@@ -56,6 +56,13 @@ func containerDeploy(ctx context.Context, args *module.Args, options containerDe
 
 // deploy unpacks the layers of an image, one over the other.
 func deploy(ctx context.Context, args *module.Args, i *containerImage) error {
+	if i.Format == "containers-storage" {
+		return deployStored(ctx, args, i)
+	}
+	// What podman gives the root of an image that does not say what its mode is.
+	if err := os.Chmod(args.Tree, 0o555); err != nil {
+		return err
+	}
 	switch i.Format {
 	case "dir":
 		return deployBlobs(args.Tree, func(name string) (io.ReadCloser, error) {
@@ -64,10 +71,9 @@ func deploy(ctx context.Context, args *module.Args, i *containerImage) error {
 			}
 			return os.Open(filepath.Join(i.path, name))
 		}, "manifest.json")
-	case "oci-archive":
+	default:
 		return deployArchive(args.Tree, i.path)
 	}
-	return deployStored(ctx, args, i)
 }
 
 // imageManifest is what there is to know of a manifest, or of a list of manifests
