@@ -236,4 +236,5 @@ func sum(kind string, items []item) Usage {
 // contents are what the store holds beside checkpoints.
 var contents = []struct{ name, pattern string }{
 	{"downloads", "sources/*/*"}, {"outputs", "refs/*"}, {"modules", "lib/*"},
+	{"package lists", "solver/*"}, {"digests", "digests/*"},
 }

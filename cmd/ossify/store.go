@@ -113,7 +113,7 @@ func storeList() *cobra.Command {
 		Short: "List checkpoints",
 		Long: `Lists the checkpoints of the store, those made first at the top: the beginning of the stage's
 id, the pipeline and the stage that made it first, its age, what it takes on disk itself and what
-the ones below it take, and how often and how long ago it was used.`,
+the ones below it take, how many are based on it, and how often and how long ago it was used.`,
 		Args: arguments(0, 0, "no arguments are"),
 		RunE: func(*cobra.Command, []string) error {
 			return withStore(&o, func(s *store.Store) error {
@@ -151,10 +151,10 @@ func printJSON(w io.Writer, what any) error {
 
 func listCheckpoints(to io.Writer, list []store.Checkpoint, now time.Time) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tPIPELINE\tSTAGE\tAGE\tOWN\tSHARED\tUSES\tUSED\tIMAGE")
+	fmt.Fprintln(w, "ID\tPIPELINE\tSTAGE\tAGE\tOWN\tSHARED\tABOVE\tUSES\tUSED\tIMAGE")
 	for _, c := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", shownID(c), orDash(printable(c.Pipeline)), orDash(printable(c.Stage)),
-			age(now.Sub(c.Made)), monitor.Bytes(c.Own), monitor.Bytes(c.Shared), c.Uses, age(now.Sub(c.Used)), orDash(strings.Join(c.Images, ", ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", shownID(c), orDash(printable(c.Pipeline)), orDash(printable(c.Stage)),
+			age(now.Sub(c.Made)), monitor.Bytes(c.Own), monitor.Bytes(c.Shared), c.Above, c.Uses, age(now.Sub(c.Used)), orDash(strings.Join(c.Images, ", ")))
 	}
 	return w.Flush()
 }
