@@ -140,6 +140,9 @@ type builder struct {
 	trees     treeMounts
 	// cleanup removes what stages have left, beside the next ones.
 	cleanup errgroup.Group
+	// refusals takes what keeps the build from beginning; if it is nil, the first
+	// of these is an error.
+	refusals *[]error
 	// kept is how many bytes of the stages' output are kept.
 	kept atomic.Int64
 }
@@ -160,25 +163,24 @@ type pipelineRun struct {
 	err  error
 }
 
-// Run builds the targets. Checkpoints that are in the store are taken from
-// there, pipelines that do not need each other run at the same time.
-func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
-	b := &builder{
+func newBuilder(m *Manifest, opts RunOptions) *builder {
+	return &builder{
 		RunOptions: opts, manifest: m,
 		runs:    map[*Pipeline]*pipelineRun{},
 		sources: map[*Source]*sourceRun{},
 		slots:   make(chan struct{}, runtime.NumCPU()),
 	}
-	if err := b.computeKeys(); err != nil {
-		return &Result{}, err
-	}
+}
+
+// Run builds the targets. Checkpoints that are in the store are taken from
+// there, pipelines that do not need each other run at the same time.
+func (m *Manifest) Run(ctx context.Context, opts RunOptions) (*Result, error) {
+	b := newBuilder(m, opts)
 	if b.Break != nil {
 		b.slots = make(chan struct{}, 1)
 	}
-	for _, p := range b.Targets {
-		if err := b.plan(p); err != nil {
-			return b.result(), err
-		}
+	if err := b.planTargets(); err != nil {
+		return b.result(), err
 	}
 	if err := b.checkBreak(); err != nil {
 		return b.result(), err
@@ -229,6 +231,28 @@ func (b *builder) result() *Result {
 	return res
 }
 
+// planTargets finds out what has to run for the targets and what that needs.
+func (b *builder) planTargets() error {
+	if err := b.computeKeys(); err != nil {
+		return err
+	}
+	for _, p := range b.Targets {
+		if err := b.plan(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse returns why the build cannot begin, or notes it where all reasons are wanted.
+func (b *builder) refuse(err error) error {
+	if b.refusals == nil || err == nil {
+		return err
+	}
+	*b.refusals = append(*b.refusals, err)
+	return nil
+}
+
 // plan finds out what of the pipeline has to run and what that needs.
 func (b *builder) plan(p *Pipeline) error {
 	if b.runs[p] != nil {
@@ -241,7 +265,7 @@ func (b *builder) plan(p *Pipeline) error {
 		b.hideChain(p, r.lease)
 	}
 	for i := min(len(p.Stages), b.Break.firstBreak(p.Stages)) - 1; i >= 0; i-- {
-		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
+		layer, err := b.Store.Lookup(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
 			return err
 		}
@@ -253,8 +277,8 @@ func (b *builder) plan(p *Pipeline) error {
 	if r.first == len(p.Stages) {
 		return nil
 	}
-	if leaseErr != nil {
-		return leaseErr
+	if err := b.refuse(leaseErr); err != nil {
+		return err
 	}
 	if p.Build != nil {
 		if err := b.plan(p.Build); err != nil {
@@ -263,9 +287,11 @@ func (b *builder) plan(p *Pipeline) error {
 	}
 	for _, s := range p.Stages[r.first:] {
 		if len(s.flaws) > 0 {
-			return &ValidationError{Name: b.manifest.Name, Faults: s.flaws}
+			if err := b.refuse(&ValidationError{Name: b.manifest.Name, Faults: s.flaws}); err != nil {
+				return err
+			}
 		}
-		if err := b.supported(s); err != nil {
+		if err := b.refuse(b.supported(s)); err != nil {
 			return err
 		}
 		for _, dep := range s.Dependencies() {
@@ -346,6 +372,9 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 		res := &StageResult{Stage: s, Cached: true, Success: true}
 		r.result.Stages = append(r.result.Stages, res)
 		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: true})
+	}
+	if r.base != nil {
+		b.Store.MarkUsed(r.base)
 	}
 	r.top = r.base
 	c := &chain{b: b}
