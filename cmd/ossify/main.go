@@ -186,6 +186,6 @@ func rootCommand() *cobra.Command {
 		asOsbuild(root, &opts)
 		return root
 	}
-	root.AddCommand(composeCommand(), bootCommand(), diffCommand(), modulesCommand(), planCommand(), schemaCommand(), storeCommand(), unshareCommand())
+	root.AddCommand(blameCommand(), composeCommand(), bootCommand(), diffCommand(), modulesCommand(), planCommand(), schemaCommand(), storeCommand(), unshareCommand())
 	return root
 }

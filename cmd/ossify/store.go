@@ -49,10 +49,18 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 	}
 }
 
-// withStore runs a command with the store open, in the user namespace that can read it.
-func withStore(o *storeOptions, do func(*store.Store) error) (err error) {
+// needStore refuses to make a store.
+func (o *storeOptions) needStore() error {
 	if _, err := os.Stat(o.store); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no store at %s: name another with --store, or build something", o.store)
+	}
+	return nil
+}
+
+// withStore runs a command with the store open, in the user namespace that can read it.
+func withStore(o *storeOptions, do func(*store.Store) error) (err error) {
+	if err := o.needStore(); err != nil {
+		return err
 	}
 	if err := sandbox.EnterNamespace(); err != nil {
 		return err
