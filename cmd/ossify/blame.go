@@ -101,11 +101,17 @@ type blamed struct {
 func (o *blameOptions) blame(ctx context.Context, manifest, name string) error {
 	prepare := func() (func() error, error) { return func() error { return nil }, o.needStore() }
 	return o.withManifest(ctx, manifest, prepare, func(e *engine, m *pipeline.Manifest) error {
+		if len(m.Pipelines) == 0 {
+			return fmt.Errorf("%s has no pipelines", m.Name)
+		}
 		p := m.Pipelines[len(m.Pipelines)-1]
 		if o.pipeline != "" {
 			if p = m.Pipeline(o.pipeline); p == nil {
 				return fmt.Errorf("%q is no pipeline of %s; it has: %s", o.pipeline, m.Name, strings.Join(m.Names(), ", "))
 			}
+		}
+		if len(p.Stages) == 0 {
+			return fmt.Errorf("pipeline %q has no stages, and so no tree", p.Name)
 		}
 		layers, err := m.Layers(p, o.runOptions(e, nil))
 		if err != nil {

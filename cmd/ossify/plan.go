@@ -103,10 +103,11 @@ func (o *storeOptions) emptyStore() (release func() error, err error) {
 	for !exists(dir) {
 		dir = filepath.Dir(dir)
 	}
-	if o.store, err = os.MkdirTemp(dir, ".ossify-plan-"); err != nil {
-		return nil, fmt.Errorf("plan without a store: %w", err)
+	made, err := os.MkdirTemp(dir, ".ossify-plan-")
+	if err != nil {
+		return nil, fmt.Errorf("there is no store at %s, and none can be made: %w", o.store, err)
 	}
-	made := o.store
+	o.store = made
 	return func() error { return overlay.RemoveAll(made) }, nil
 }
 
