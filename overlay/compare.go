@@ -72,13 +72,15 @@ func Compare(a, b Tree, found func(Difference) error) error {
 
 type comparison struct {
 	trees [2]Tree
+	// layer, if not nil, is what is looked at.
+	layer *layer
 	// devices are those of the side records, by directory.
 	devices [2]map[string][]*File
 	found   func(Difference) error
 }
 
-// pair compares two files, of which one may be nil, and what is below.
-func (c *comparison) pair(a, b *File) error {
+// one compares two files, of which one may be nil.
+func (c *comparison) one(a, b *File) error {
 	d := Difference{A: a, B: b}
 	different := a == nil || b == nil || !a.equal(b)
 	if a != nil && b != nil && a.isRegular() && b.isRegular() {
@@ -89,9 +91,15 @@ func (c *comparison) pair(a, b *File) error {
 		d.Content = !same
 	}
 	if different || d.Content {
-		if err := c.found(d); err != nil {
-			return err
-		}
+		return c.found(d)
+	}
+	return nil
+}
+
+// pair compares two files, of which one may be nil, and what is below.
+func (c *comparison) pair(a, b *File) error {
+	if err := c.one(a, b); err != nil {
+		return err
 	}
 	below, err := c.below(a, b)
 	if err != nil {
@@ -112,12 +120,12 @@ func (c *comparison) below(a, b *File) ([][2]*File, error) {
 		if f == nil || f.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue
 		}
-		files, err := c.trees[i].entries(f)
+		files, err := c.trees[i].entries(f, c.layer)
 		if err != nil {
 			return nil, err
 		}
 		for _, device := range c.devices[i][f.Path] {
-			if !slices.ContainsFunc(files, func(f *File) bool { return f.Path == device.Path }) {
+			if c.layer.touches(device.Path) && !slices.ContainsFunc(files, func(f *File) bool { return f.Path == device.Path }) {
 				files = append(files, device)
 			}
 		}
@@ -136,15 +144,19 @@ func (c *comparison) below(a, b *File) ([][2]*File, error) {
 	return out, nil
 }
 
-// entries returns what is in a directory.
-func (t Tree) entries(dir *File) ([]*File, error) {
+// entries returns what is in a directory and may be changed by the layer, nil for all of it.
+func (t Tree) entries(dir *File, changed *layer) ([]*File, error) {
 	names, err := os.ReadDir(dir.file)
 	if err != nil {
 		return nil, err
 	}
 	var out []*File
 	for _, name := range names {
-		f, err := t.file(path.Join(dir.Path, name.Name()))
+		name := path.Join(dir.Path, name.Name())
+		if !changed.touches(name) {
+			continue
+		}
+		f, err := t.file(name)
 		if err != nil {
 			return nil, err
 		}
@@ -160,16 +172,21 @@ func (t Tree) devices() map[string][]*File {
 		if e.Device.Kind == 0 {
 			continue
 		}
-		kind := uint32(unix.S_IFCHR)
-		if e.Device.Kind == 'b' {
-			kind = unix.S_IFBLK
-		}
-		out[path.Dir(name)] = append(out[path.Dir(name)], &File{
-			Path: name, Mode: kind | e.Device.Mode, UID: e.Device.UID, GID: e.Device.GID,
-			Device: unix.Mkdev(e.Device.Major, e.Device.Minor), Label: e.Label, Flags: e.Flags,
-		})
+		out[path.Dir(name)] = append(out[path.Dir(name)], recordedDevice(name, e))
 	}
 	return out
+}
+
+// recordedDevice is the device node of an entry of a side record.
+func recordedDevice(name string, e record.Entry) *File {
+	kind := uint32(unix.S_IFCHR)
+	if e.Device.Kind == 'b' {
+		kind = unix.S_IFBLK
+	}
+	return &File{
+		Path: name, Mode: kind | e.Device.Mode, UID: e.Device.UID, GID: e.Device.GID,
+		Device: unix.Mkdev(e.Device.Major, e.Device.Minor), Label: e.Label, Flags: e.Flags,
+	}
 }
 
 // file looks at a path of the tree.

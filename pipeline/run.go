@@ -153,6 +153,9 @@ type builder struct {
 	// silent are registries that did not answer.
 	silent    map[*registry.Cache]bool
 	transfers transfers
+	// refusals takes what keeps the build from beginning; if it is nil, the first
+	// of these is an error.
+	refusals *[]error
 	// kept is how many bytes of the stages' output are kept.
 	kept atomic.Int64
 }
@@ -167,8 +170,10 @@ type pipelineRun struct {
 	// checkpoint below it.
 	first int
 	base  *store.Layer
-	// remote, if not nil, is what is pulled to become base.
+	// remote, if not nil, is what is pulled to become base; the checkpoints of the stages
+	// before the index local are in the store.
 	remote *remote
+	local  int
 	// lease is what ossify-loop has of the pipeline's disks, or nil.
 	lease *leaseChain
 	// done is closed when top holds the pipeline's tree, or err is set.
@@ -194,16 +199,11 @@ func (m *Manifest) builder(opts RunOptions) *builder {
 }
 
 func (b *builder) run(ctx context.Context) (*Result, error) {
-	if err := b.computeKeys(); err != nil {
-		return &Result{}, err
-	}
 	if b.Break != nil {
 		b.slots = make(chan struct{}, 1)
 	}
-	for _, p := range b.Targets {
-		if err := b.plan(ctx, p); err != nil {
-			return b.result(), err
-		}
+	if err := b.planTargets(ctx); err != nil {
+		return b.result(), err
 	}
 	if err := b.checkBreak(); err != nil {
 		return b.result(), err
@@ -260,6 +260,28 @@ func (b *builder) result() *Result {
 	return res
 }
 
+// planTargets finds out what has to run for the targets and what that needs.
+func (b *builder) planTargets(ctx context.Context) error {
+	if err := b.computeKeys(); err != nil {
+		return err
+	}
+	for _, p := range b.Targets {
+		if err := b.plan(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse returns why the build cannot begin, or notes it where all reasons are wanted.
+func (b *builder) refuse(err error) error {
+	if b.refusals == nil || err == nil {
+		return err
+	}
+	*b.refusals = append(*b.refusals, err)
+	return nil
+}
+
 // plan finds out what of the pipeline has to run and what that needs.
 func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	if b.runs[p] != nil {
@@ -273,7 +295,7 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	}
 	end := min(len(r.stages), b.Break.firstBreak(p.Stages))
 	for i := end - 1; i >= 0; i-- {
-		layer, err := b.Store.Find(p.Stages[i].ID, b.keys[p.Stages[i]])
+		layer, err := b.Store.Lookup(p.Stages[i].ID, b.keys[p.Stages[i]])
 		if err != nil {
 			return err
 		}
@@ -291,7 +313,7 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 			return err
 		}
 		if found != nil {
-			r.first, r.remote = index+1, found
+			r.first, r.remote, r.local = index+1, found, r.first
 		}
 	}
 	toRun := r.stages[r.first:]
@@ -301,8 +323,8 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	if len(toRun) == 0 {
 		return nil
 	}
-	if leaseErr != nil {
-		return leaseErr
+	if err := b.refuse(leaseErr); err != nil {
+		return err
 	}
 	if p.Build != nil {
 		if err := b.plan(ctx, p.Build); err != nil {
@@ -311,9 +333,11 @@ func (b *builder) plan(ctx context.Context, p *Pipeline) error {
 	}
 	for _, s := range toRun {
 		if len(s.flaws) > 0 {
-			return &ValidationError{Name: b.manifest.Name, Faults: s.flaws}
+			if err := b.refuse(&ValidationError{Name: b.manifest.Name, Faults: s.flaws}); err != nil {
+				return err
+			}
 		}
-		if err := b.supported(s); err != nil {
+		if err := b.refuse(b.supported(s)); err != nil {
 			return err
 		}
 		for _, dep := range s.Dependencies() {
@@ -412,6 +436,9 @@ func (b *builder) build(ctx context.Context, r *pipelineRun) error {
 		res := &StageResult{Stage: s, Cached: true, Success: true}
 		r.result.Stages = append(r.result.Stages, res)
 		b.Monitor.EndStage(info(s), monitor.StageResult{Cached: true, Success: true})
+	}
+	if r.base != nil {
+		b.Store.MarkUsed(r.base)
 	}
 	r.top = r.base
 	c := &chain{b: b}

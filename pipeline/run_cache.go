@@ -108,14 +108,14 @@ func (b *builder) pull(ctx context.Context, r *pipelineRun) (_ *store.Layer, err
 		return nil, err
 	}
 	defer unlock()
-	start, size := time.Now(), r.remote.Size()
+	start, size := time.Now(), r.remote.SizeAfter(r.local)
 	name := fmt.Sprintf("%s from %s", r.pipeline.Name, r.remote.cache.Name())
 	p := &progress{b: b, name: name, total: size}
-	b.Monitor.BeginDownload(name, r.first, size)
+	b.Monitor.BeginDownload(name, r.first-r.local, size)
 	layer, moved, err := r.remote.Pull(ctx, b.Store, b.keyOf, p.told)
 	end := monitor.DownloadResult{Err: err, Duration: time.Since(start)}
 	if err == nil {
-		end.Cached = r.first - moved.Layers
+		end.Cached = max(0, r.first-r.local-moved.Layers)
 		b.transferred(Transfer{Cache: r.remote.cache.Name(), Checkpoints: moved.Layers, Moved: *moved, Duration: time.Since(start)})
 	}
 	b.Monitor.EndDownload(name, end)
@@ -188,7 +188,7 @@ func (b *builder) push(ctx context.Context) error {
 				if r.lease != nil && i >= r.lease.first && i < r.lease.last {
 					continue
 				}
-				layer, err := b.Store.Find(s.ID, b.keys[s])
+				layer, err := b.Store.Lookup(s.ID, b.keys[s])
 				if err != nil {
 					return err
 				}

@@ -261,8 +261,12 @@ func (b *builder) planSources(s *Stage) error {
 		for ref := range in.Refs {
 			source := b.sourceOf(ref)
 			if source == nil {
-				return fmt.Errorf("pipeline %q: stage %d (%s): input %q refers to %s, which is in none of the manifest's sources",
-					s.Pipeline.Name, s.Index, s.Name, in.Name, ref)
+				err := b.refuse(fmt.Errorf("pipeline %q: stage %d (%s): input %q refers to %s, which is in none of the manifest's sources",
+					s.Pipeline.Name, s.Index, s.Name, in.Name, ref))
+				if err != nil {
+					return err
+				}
+				continue
 			}
 			b.planSource(source).items[ref] = source.Items[ref]
 		}
@@ -310,24 +314,38 @@ func (b *builder) waitSources(ctx context.Context, s *Stage) error {
 // if there is none.
 func (b *builder) downloaded(s *Stage) (time.Time, error) {
 	oldest := time.Now()
-	folders, err := os.ReadDir(b.Store.Sources())
-	if err != nil {
-		return oldest, fmt.Errorf("look up downloads: %w", err)
-	}
 	for _, in := range s.Inputs {
 		if in.Origin != originSource {
 			continue
 		}
 		for ref := range in.Refs {
-			for _, folder := range folders {
-				st, err := os.Stat(filepath.Join(b.Store.Sources(), folder.Name(), ref))
-				if err == nil && st.ModTime().Before(oldest) {
+			found, err := b.stored(ref)
+			if err != nil {
+				return oldest, err
+			}
+			for _, st := range found {
+				if st.ModTime().Before(oldest) {
 					oldest = st.ModTime()
 				}
 			}
 		}
 	}
 	return oldest, nil
+}
+
+// stored returns what sources have put into the store under that checksum. Each has the
+// folder of its content type, which it alone knows.
+func (b *builder) stored(ref string) (found []os.FileInfo, err error) {
+	folders, err := os.ReadDir(b.Store.Sources())
+	if err != nil {
+		return nil, fmt.Errorf("look up downloads: %w", err)
+	}
+	for _, folder := range folders {
+		if st, err := os.Stat(filepath.Join(b.Store.Sources(), folder.Name(), ref)); err == nil {
+			found = append(found, st)
+		}
+	}
+	return found, nil
 }
 
 // download fetches the items of a source that are not in the store.
@@ -437,13 +455,22 @@ func (r *SourceResult) take(results []json.RawMessage) (failed []string, err err
 func itemsSize(items map[string]json.RawMessage) int64 {
 	var total int64
 	for _, raw := range items {
-		var item struct {
-			Size int64 `json:"size"`
-		}
-		if json.Unmarshal(raw, &item) != nil || item.Size == 0 {
+		size := itemSize(raw)
+		if size == 0 {
 			return 0
 		}
-		total += item.Size
+		total += size
 	}
 	return total
+}
+
+// itemSize is the size that an item states, in bytes; 0 if it does not.
+func itemSize(raw json.RawMessage) int64 {
+	var item struct {
+		Size int64 `json:"size"`
+	}
+	if json.Unmarshal(raw, &item) != nil {
+		return 0
+	}
+	return item.Size
 }

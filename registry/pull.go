@@ -60,7 +60,7 @@ func (r *Remote) Pull(ctx context.Context, s *store.Store, key func(id string) s
 	}
 	have := 0
 	for i := len(r.links) - 1; i >= 0 && top == nil; i-- {
-		if top, err = s.Find(r.links[i].Name, r.links[i].Key); err != nil {
+		if top, err = s.Lookup(r.links[i].Name, r.links[i].Key); err != nil {
 			return nil, nil, err
 		}
 		have = i + 1

@@ -39,7 +39,7 @@ const (
 // Push brings the checkpoint into the registry, with those that it is based on, but for what is
 // there already. more are annotations of its manifest.
 func (c *Cache) Push(ctx context.Context, s *store.Store, top *store.Layer, more map[string]string) (moved *Moved, err error) {
-	chain, err := s.Chain(top)
+	chain, err := s.Links(top)
 	if err != nil {
 		return nil, err
 	}

@@ -125,12 +125,12 @@ type Remote struct {
 	links  []link
 }
 
-// Size is what all its layers take in the registry, in bytes.
-func (r *Remote) Size() (n int64) {
-	for _, l := range r.layers {
-		n += l.Size
+// SizeAfter is what its layers but the first n take in the registry, in bytes.
+func (r *Remote) SizeAfter(n int) (size int64) {
+	for _, l := range r.layers[min(n, len(r.layers)):] {
+		size += l.Size
 	}
-	return n
+	return size
 }
 
 // Find returns the checkpoint of that id and key, nil if there is none. With key "" any of the id is taken.

@@ -53,7 +53,7 @@ func (s *Store) Tag(l *Layer, name string, c Checkpoint) error {
 	if err := s.Untag(name); err != nil && !errors.Is(err, storage.ErrImageUnknown) {
 		return err
 	}
-	chain, err := s.Chain(l)
+	chain, err := s.Links(l)
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", name, err)
 	}

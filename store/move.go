@@ -25,20 +25,20 @@ type Link struct {
 	Layer *Layer `json:"-"`
 }
 
-// Chain returns the checkpoints that a tree consists of, the lowest first.
-func (s *Store) Chain(top *Layer) ([]Link, error) {
-	var chain []Link
-	for id := top.ID; id != ""; {
-		layer, err := s.storage.Layer(id)
+// Links describes the checkpoints that a tree consists of, the lowest first.
+func (s *Store) Links(top *Layer) ([]Link, error) {
+	chain, err := s.Chain(top)
+	if err != nil {
+		return nil, err
+	}
+	var links []Link
+	for _, l := range chain {
+		layer, err := s.storage.Layer(l.ID)
 		if err != nil {
-			return nil, fmt.Errorf("look up layer %s: %w", id, err)
+			return nil, fmt.Errorf("look up layer %s: %w", l.ID, err)
 		}
-		l, err := s.Layer(id)
-		if err != nil {
-			return nil, err
-		}
-		origin, _ := originOf(layer)
-		link := Link{Key: l.key, Origin: origin, Made: layer.Created, Layer: l}
+		link := Link{Key: l.key, Made: layer.Created, Layer: l}
+		link.Origin, _ = originOf(layer)
 		if len(layer.Names) > 0 {
 			link.Name = layer.Names[0]
 		}
@@ -48,10 +48,9 @@ func (s *Store) Chain(top *Layer) ([]Link, error) {
 		if link.Record, err = s.Record(l); err != nil {
 			return nil, err
 		}
-		chain = append([]Link{link}, chain...)
-		id = layer.Parent
+		links = append(links, link)
 	}
-	return chain, nil
+	return links, nil
 }
 
 // Pack writes what the layer itself changed as the archive of a layer of an OCI image.

@@ -230,8 +230,9 @@ func (s *Store) layerItems() ([]item, error) {
 // size of the layer once somebody asked for it.
 func (s *Store) usage(id string) string { return filepath.Join(s.dir, "used", id) }
 
-// markUsed notes that a layer is used. Without the note its age counts.
-func (s *Store) markUsed(id string) {
+// MarkUsed notes that a layer is used. Without the note its age counts.
+func (s *Store) MarkUsed(l *Layer) {
+	id := l.ID
 	f, err := os.OpenFile(s.usage(id), os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return

@@ -141,6 +141,8 @@ type Layer struct {
 	// Made is when Create made it, by the clock of file times.
 	Made time.Time
 	key  string
+	// parent is the layer it is based on, "" for none; only Layer sets it.
+	parent string
 	// record is the side record, encoded, once it was read or set; recorded says
 	// that the store has one.
 	record   []byte
@@ -153,8 +155,17 @@ func (s *Store) layer(id, key string) *Layer {
 	return &Layer{ID: id, key: key, dirs: sync.OnceValues(func() (layerDirs, error) { return s.findDirs(id) })}
 }
 
-// Find returns the checkpoint named id if its key is equal, else nil.
+// Find is Lookup for a checkpoint that is used then.
 func (s *Store) Find(id, key string) (*Layer, error) {
+	l, err := s.Lookup(id, key)
+	if l != nil {
+		s.MarkUsed(l)
+	}
+	return l, err
+}
+
+// Lookup returns the checkpoint named id if its key is equal, else nil.
+func (s *Store) Lookup(id, key string) (*Layer, error) {
 	layer, err := s.storage.Layer(id)
 	if errors.Is(err, storage.ErrLayerUnknown) {
 		return nil, nil
@@ -165,7 +176,6 @@ func (s *Store) Find(id, key string) (*Layer, error) {
 	if got, _ := layer.Flags[flagKey].(string); got != key {
 		return nil, nil
 	}
-	s.markUsed(layer.ID)
 	l := s.layer(layer.ID, key)
 	l.recorded = slices.Contains(layer.BigDataNames, recordKey)
 	return l, nil
@@ -220,8 +230,25 @@ func (s *Store) Layer(id string) (*Layer, error) {
 	}
 	key, _ := layer.Flags[flagKey].(string)
 	l := s.layer(layer.ID, key)
+	l.parent = layer.Parent
 	l.recorded = slices.Contains(layer.BigDataNames, recordKey)
 	return l, nil
+}
+
+// Chain returns the layers of which the layer's tree is made: the first one, on nothing,
+// at the beginning, the layer itself at the end.
+func (s *Store) Chain(l *Layer) ([]*Layer, error) {
+	var chain []*Layer
+	for id := l.ID; id != ""; {
+		layer, err := s.Layer(id)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, layer)
+		id = layer.parent
+	}
+	slices.Reverse(chain)
+	return chain, nil
 }
 
 // Create makes an empty layer on base (nil: on nothing). It is garbage until

@@ -47,6 +47,13 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 
 // addModules adds what running modules needs.
 func (o *storeOptions) addModules(cmd *cobra.Command) {
+	o.addEngine(cmd)
+	cmd.Flags().BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
+}
+
+// addEngine adds what decides which checkpoints are taken and how stages run.
+func (o *storeOptions) addEngine(cmd *cobra.Command) {
 	o.addStore(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.rundir, "rundir", "", "directory for sockets and other short-lived files (default: in the store)")
@@ -54,8 +61,6 @@ func (o *storeOptions) addModules(cmd *cobra.Command) {
 	o.writer = pipeline.DiskAuto
 	f.Var(&o.writer, "disk-writer", "how disks get their filesystems: offline, by programs; mounted, by ossify-loop; auto, mounted where programs cannot")
 	f.StringArrayVarP(&o.libdirs, "libdir", "l", nil, "directory of modules, searched before ossify's own, which are \"native\" (can be given several times)")
-	f.BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
 }
 
 // addStore adds what names the store.
@@ -130,8 +135,7 @@ func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	o.monitor.addFlags(cmd)
 	o.early.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
-	f.StringArrayVar(&o.exports, "export", nil, "pipeline, by name or id, whose tree is copied to the output directory, all files yours unless you are root; NAME:tar makes NAME.tar with the true owners (can be given several times)")
+	o.addTargets(cmd)
 	f.StringVar(&o.output, "output-directory", "", "directory for exports")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 	f.BoolVar(&o.inspect, "inspect", false, "print the manifest with all ids as JSON and build nothing")
@@ -140,6 +144,13 @@ func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.breakAt, "break", "", "open a shell in the sandbox of the stage with that name or id, or of each stage, just before it runs")
 	f.Lookup("break").NoOptDefVal = pipeline.BreakEverywhere
 	f.StringArrayVar(&o.inVM, "in-vm", nil, "pipeline that osbuild would run in a virtual machine; here it runs as all others do")
+}
+
+// addTargets adds what says which pipelines are built.
+func (o *buildOptions) addTargets(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "pipeline, stage or id to build and report (glob; can be given several times); every stage is a checkpoint anyway")
+	f.StringArrayVar(&o.exports, "export", nil, "pipeline, by name or id, whose tree is copied to the output directory, all files yours unless you are root; NAME:tar makes NAME.tar with the true owners (can be given several times)")
 }
 
 // engine is an open store with what a build needs around it.
@@ -315,15 +326,10 @@ func (o *buildOptions) openMonitor(path string) monitor.Monitor {
 // build runs the manifest, whose text is data, exports what was asked for and says how it went.
 func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifest, targets []*pipeline.Pipeline, data []byte) error {
 	start := time.Now()
-	remote, err := o.remote.open(data)
-	if err != nil {
+	opts := o.runOptions(e, targets)
+	var err error
+	if opts.Remote, err = o.remote.open(data); err != nil {
 		return err
-	}
-	opts := pipeline.RunOptions{
-		Helper: o.helper, DiskWriter: string(o.writer),
-		Store: e.store, Containers: e.containers, Monitor: e.monitor,
-		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
-		Remote: remote, Secrets: o.early.loaded, Verify: o.verify,
 	}
 	if o.breakAt != "" {
 		opts.Break = &pipeline.Break{At: o.breakAt, Terminal: sandbox.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
@@ -364,6 +370,16 @@ func (o *buildOptions) build(ctx context.Context, e *engine, m *pipeline.Manifes
 		}
 	}
 	return runErr
+}
+
+// runOptions are what a build of the targets needs.
+func (o *buildOptions) runOptions(e *engine, targets []*pipeline.Pipeline) pipeline.RunOptions {
+	return pipeline.RunOptions{
+		Helper: o.helper, DiskWriter: string(o.writer),
+		Store: e.store, Containers: e.containers, Monitor: e.monitor,
+		Targets: targets, AllSources: o.osbuild, StageTimeout: time.Duration(o.timeout) * time.Second,
+		Secrets: o.early.loaded, Verify: o.verify,
+	}
 }
 
 // load is pipeline.Load, but for the end of ctx: a module's schema can be made so

@@ -177,8 +177,14 @@ func diffLine(d overlay.Difference) string {
 		return "+ " + printable(d.B.Path) + ": " + describe(d.B)
 	case d.B == nil:
 		return "- " + printable(d.A.Path) + ": " + describe(d.A)
-	case d.A.Mode&unix.S_IFMT != d.B.Mode&unix.S_IFMT:
-		return "~ " + printable(d.A.Path) + ": " + describe(d.A) + " -> " + describe(d.B)
+	}
+	return "~ " + printable(d.A.Path) + ": " + changes(d)
+}
+
+// changes says in what the file at a path differs that both trees have.
+func changes(d overlay.Difference) string {
+	if d.A.Mode&unix.S_IFMT != d.B.Mode&unix.S_IFMT {
+		return describe(d.A) + " -> " + describe(d.B)
 	}
 	var parts []string
 	part := func(what, a, b string) {
@@ -204,7 +210,7 @@ func diffLine(d overlay.Difference) string {
 		b, inB := d.B.Attributes[name]
 		part("attribute "+printable(name), quoteIf(a, inA), quoteIf(b, inB))
 	}
-	return "~ " + printable(d.A.Path) + ": " + strings.Join(parts, "; ")
+	return strings.Join(parts, "; ")
 }
 
 // describe says what a file is.

@@ -43,10 +43,15 @@ type cacheOptions struct {
 }
 
 func (o *cacheOptions) addFlags(cmd *cobra.Command) {
+	o.addFrom(cmd)
+	cmd.Flags().StringArrayVar(&o.to, "cache-to", nil, "REGISTRY/REPOSITORY that gets the checkpoints of the build (can be given several times)")
+}
+
+// addFrom adds what decides which checkpoints come from registries.
+func (o *cacheOptions) addFrom(cmd *cobra.Command) {
 	o.registryOptions.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.from, "cache-from", nil, "REGISTRY/REPOSITORY that is asked for checkpoints before a stage runs (can be given several times)")
-	f.StringArrayVar(&o.to, "cache-to", nil, "REGISTRY/REPOSITORY that gets the checkpoints of the build (can be given several times)")
 	f.StringVar(&o.match, "cache-match", "key", "which checkpoints of a registry are taken: key, made by the same modules on the same build root; or id, of the same stage id, as osbuild does it")
 }
 
