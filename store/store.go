@@ -17,7 +17,6 @@ import (
 	"github.com/ossify/ossify/overlay"
 	"github.com/sirupsen/logrus"
 	"go.podman.io/storage"
-	"go.podman.io/storage/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,12 +65,7 @@ func Open(dir, rundir string) (*Store, error) {
 	run.inUse = inUse
 	// What containers/storage logs it also returns.
 	logrus.SetLevel(logrus.PanicLevel)
-	st, err := storage.GetStore(types.StoreOptions{
-		// It would hold what is mounted by containers/storage: nothing.
-		RunRoot:         filepath.Join(run.memory, "storage"),
-		GraphRoot:       filepath.Join(dir, "storage"),
-		GraphDriverName: "overlay",
-	})
+	st, err := openStorage(filepath.Join(dir, "storage"), run.memory)
 	if err != nil {
 		run.close()
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
