@@ -128,7 +128,24 @@ func (s *Store) Prune(p Prune) (*Shrunk, error) {
 		done.Removed++
 		done.Freed += it.size
 	}
-	return done, s.forgetUses()
+	return done, errors.Join(s.forgetUses(), s.removeTrials())
+}
+
+// removeTrials removes what killed engines have left of the trial mounts that
+// containers/storage makes when it is opened.
+func (s *Store) removeTrials() error {
+	for _, pattern := range []string{"compat*", "*-check*"} {
+		paths, err := filepath.Glob(filepath.Join(s.dir, "storage/overlay", pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("clean up trial mounts: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // forgetUses removes the notes about layers that other programs have removed.
