@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"github.com/sirupsen/logrus"
 	"go.podman.io/storage/pkg/unshare"
 	"golang.org/x/sys/unix"
 )
@@ -54,8 +55,25 @@ func enterNamespace(devices bool) error {
 	if err := checkUserNamespaces(); err != nil {
 		return err
 	}
+	logrus.SetFormatter(reexecLog{})
 	unshare.MaybeReexecUsingUserNamespace(false)
 	return privateMounts()
+}
+
+// reexecLog prints what containers/storage logs when the process in the namespace could not
+// be started, or did not end by itself.
+type reexecLog struct{}
+
+// Format implements logrus.Formatter.
+func (reexecLog) Format(entry *logrus.Entry) ([]byte, error) {
+	text := entry.Message
+	switch {
+	case strings.HasPrefix(text, "("): // that it knows no better exit status
+		return nil, nil
+	case text == "signal: killed":
+		text = "its process in the user namespace was killed, as the kernel does when there is no memory left"
+	}
+	return []byte("ossify: " + text + "\n"), nil
 }
 
 // processName is what ps(1) shows.
