@@ -167,7 +167,8 @@ func (b *faultyBuild) check(f fault) (hit bool, status int) {
 		b.t.Errorf("%s (%s): status %d\n%.3000s", f, s.Hit, status, stderr)
 	}
 	if testing.Verbose() {
-		b.t.Logf("%s (%.60s): status %d %.600s", f, s.Hit, status, stderr)
+		lines := strings.Split(strings.TrimSpace(stderr), "\n")
+		b.t.Logf("%s (%.60s): status %d %.600s", f, s.Hit, status, lines[len(lines)-1])
 	}
 	b.good("the build after " + f.String())
 	return s.Hit != "", status
@@ -205,6 +206,17 @@ func TestKillPoints(t *testing.T) {
 	t.Logf("%d points: %d processes were killed, %d builds failed", total, hits, failed)
 	if hits*10 < total*8 || failed == 0 {
 		t.Errorf("of %d points %d were met, and %d builds failed", total, hits, failed)
+	}
+	// What containers/storage tried when it was killed goes with everything else.
+	b.run("prune", exec.Command(program(t), "store", "prune", "--quiet", "--max-size", "0", "--store", b.store))
+	paths, err := filepath.Glob(filepath.Join(b.store, "storage/overlay/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if filepath.Base(path) != "l" {
+			t.Errorf("left: %s", path)
+		}
 	}
 }
 
