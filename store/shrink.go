@@ -128,20 +128,20 @@ func (s *Store) Prune(p Prune) (*Shrunk, error) {
 		done.Removed++
 		done.Freed += it.size
 	}
-	return done, errors.Join(s.forgetUses(), s.removeTrials())
+	return done, errors.Join(s.forgetUses(), s.removeRemains())
 }
 
-// removeTrials removes what killed engines have left of the trial mounts that
-// containers/storage makes when it is opened.
-func (s *Store) removeTrials() error {
-	for _, pattern := range []string{"compat*", "*-check*"} {
-		paths, err := filepath.Glob(filepath.Join(s.dir, "storage/overlay", pattern))
+// removeRemains removes what killed engines have left of files that were to be renamed, and
+// of the trial mounts that containers/storage makes when it is opened.
+func (s *Store) removeRemains() error {
+	for _, pattern := range []string{"storage/overlay/compat*", "storage/overlay/*-check*", "storage/overlay-*/.tmp-*", "digests/.tmp-*"} {
+		paths, err := filepath.Glob(filepath.Join(s.dir, pattern))
 		if err != nil {
 			return err
 		}
 		for _, path := range paths {
 			if err := os.RemoveAll(path); err != nil {
-				return fmt.Errorf("clean up trial mounts: %w", err)
+				return fmt.Errorf("clean up what killed engines have left: %w", err)
 			}
 		}
 	}

@@ -39,14 +39,17 @@ type faultyBuild struct {
 	dir, store string
 	args       []string
 	want       string
-	// cold lets the store be removed before each build, not only its checkpoints.
-	cold bool
+	// removed is what of the store is removed before a build with a fault, besides what
+	// prune removes if pruned is set.
+	removed string
+	pruned  bool
 }
 
 func newFaultyBuild(t *testing.T) *faultyBuild {
 	t.Helper()
 	b := &faultyBuild{t: t, dir: workDir(t)}
 	b.store = filepath.Join(b.dir, "store")
+	b.removed = filepath.Join(b.store, "storage")
 	manifest := filepath.Join(b.dir, "m.json")
 	if err := os.WriteFile(manifest, []byte(killManifest), 0o644); err != nil {
 		t.Fatal(err)
@@ -97,20 +100,15 @@ func (b *faultyBuild) good(what string) {
 	left(b.t, b.store)
 }
 
-// clean is a script that removes what builds have made.
-func (b *faultyBuild) clean() string {
-	what := []string{filepath.Join(b.store, "storage"), filepath.Join(b.dir, "out")}
-	if b.cold {
-		what[0] = b.store
-	}
-	return "rm -rf " + strings.Join(what, " ")
-}
-
 // faulty builds anew while the fault happens.
 func (b *faultyBuild) faulty(f fault) (status int, stderr string, s seen) {
 	b.t.Helper()
+	if b.pruned {
+		b.empty(f.String())
+	}
+	script := fmt.Sprintf(`rm -rf '%s' '%s' && exec "$@"`, b.removed, filepath.Join(b.dir, "out"))
 	report := filepath.Join(b.dir, "seen")
-	status, stderr = b.run(f.String(), watchedCommand(b.t, f, report, b.clean()+` && exec "$@"`, b.args...))
+	status, stderr = b.run(f.String(), watchedCommand(b.t, f, report, script, b.args...))
 	data, err := os.ReadFile(report)
 	if err == nil {
 		err = json.Unmarshal(data, &s)
@@ -184,10 +182,15 @@ func TestKillPoints(t *testing.T) {
 	}
 	total, hits, failed := 0, 0, 0
 	for _, c := range []struct {
-		cold          bool
+		removed       string
+		pruned        bool
 		some, thereof int
-	}{{false, 16, math.MaxInt}, {true, 6, 300}} {
-		b.cold = c.cold
+	}{
+		{b.removed, false, 14, math.MaxInt},
+		{b.store, false, 5, 300},
+		{"", true, 5, 300},
+	} {
+		b.removed, b.pruned = c.removed, c.pruned
 		if everyFault() {
 			c.some = c.thereof
 		}
@@ -207,15 +210,23 @@ func TestKillPoints(t *testing.T) {
 	if hits*10 < total*8 || failed == 0 {
 		t.Errorf("of %d points %d were met, and %d builds failed", total, hits, failed)
 	}
-	// What containers/storage tried when it was killed goes with everything else.
-	b.run("prune", exec.Command(program(t), "store", "prune", "--quiet", "--max-size", "0", "--store", b.store))
-	paths, err := filepath.Glob(filepath.Join(b.store, "storage/overlay/*"))
-	if err != nil {
-		t.Fatal(err)
+	b.empty("all")
+}
+
+// empty prunes the store and sees that then it has nothing any more, not even what killed
+// builds leave in places that a start does not look at.
+func (b *faultyBuild) empty(after string) {
+	b.t.Helper()
+	if status, stderr := b.run("prune after "+after, exec.Command(program(b.t), "store", "prune", "--quiet", "--max-size", "0", "--store", b.store)); status != 0 {
+		b.t.Fatalf("prune after %s: status %d\n%s", after, status, stderr)
 	}
-	for _, path := range paths {
-		if filepath.Base(path) != "l" {
-			t.Errorf("left: %s", path)
+	for _, pattern := range []string{"storage/overlay/[^.lt]*", "storage/overlay/*/*", "storage/overlay-*/.tmp*", "storage/overlay-*/*/*", "digests/.tmp*", "used/*", "lib/*", "run/*"} {
+		paths, err := filepath.Glob(filepath.Join(b.store, pattern))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if len(paths) > 0 {
+			b.t.Errorf("%s: left: %q", after, paths)
 		}
 	}
 }
