@@ -265,3 +265,41 @@ func TestSystemCallErrors(t *testing.T) {
 		t.Errorf("of %d points %d were met, and %d builds failed", len(points), hits, failed)
 	}
 }
+
+// TestFewDescriptors builds with so few descriptors that one cannot be had somewhere.
+func TestFewDescriptors(t *testing.T) {
+	b := newFaultyBuild(t)
+	var limits []int
+	for n := 12; n < 52; n++ { // the Go runtime needs some itself
+		limits = append(limits, n)
+	}
+	if !everyFault() {
+		limits = spread(limits, 10)
+	}
+	failed := 0
+	for _, n := range limits {
+		if out, err := exec.Command(b.args[0], "unshare", "rm", "-rf", b.removed).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		what := fmt.Sprintf("%d descriptors", n)
+		status, stderr := b.run(what, exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, n), "sh"}, b.args...)...))
+		waitGone(t, b.store)
+		t.Logf("%s: status %d %.600s", what, status, stderr)
+		switch {
+		case status == 0:
+			if got := sum(t, b.result()); got != b.want {
+				t.Errorf("%s: the result is %s, want %s", what, got, b.want)
+			}
+		case len(strings.TrimSpace(stderr)) == 0 || crash.MatchString(stderr):
+			t.Errorf("%s: status %d\n%.3000s", what, status, stderr)
+		}
+		if status != 0 {
+			failed++
+		}
+		b.good("the build after " + what)
+	}
+	t.Logf("%d builds, %d failed", len(limits), failed)
+	if failed == 0 || failed == len(limits) {
+		t.Errorf("%d of %d builds failed", failed, len(limits))
+	}
+}
