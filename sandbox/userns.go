@@ -81,7 +81,7 @@ func checkMapped() error {
 			ids += n
 		}
 		if ids < minIDs {
-			return fmt.Errorf("the user namespace has %d ids in %s, a system image needs %d: %s has failed, or this namespace is somebody else's", ids, c.path, minIDs, c.tool)
+			return fmt.Errorf("this user namespace has %d of the %d ids that a system image needs (%s): %s has failed, or the namespace is somebody else's", ids, minIDs, c.path, c.tool)
 		}
 	}
 	return nil

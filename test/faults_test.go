@@ -186,9 +186,9 @@ func TestKillPoints(t *testing.T) {
 		pruned        bool
 		some, thereof int
 	}{
-		{b.removed, false, 14, math.MaxInt},
-		{b.store, false, 5, 300},
-		{"", true, 5, 300},
+		{b.removed, false, 12, math.MaxInt},
+		{b.store, false, 4, 300},
+		{"", true, 4, 300},
 	} {
 		b.removed, b.pruned = c.removed, c.pruned
 		if everyFault() {
@@ -274,7 +274,7 @@ func TestFewDescriptors(t *testing.T) {
 		limits = append(limits, n)
 	}
 	if !everyFault() {
-		limits = spread(limits, 10)
+		limits = spread(limits, 6)
 	}
 	failed := 0
 	for _, n := range limits {

@@ -427,7 +427,11 @@ func TestCleanUpDuringBuild(t *testing.T) {
 	if err := json.Unmarshal([]byte(b.tell("store", "ls", "--json")), &list); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
+	rounds := 1
+	if everyFault() {
+		rounds = 5
+	}
+	for range rounds {
 		b.refused(busy, "store", "prune", "--max-size", "0")
 		b.refused(busy, "store", "prune", "--older-than", "0s")
 		b.refused(busy, "store", "prune", "--keep-last", "0")
@@ -440,7 +444,7 @@ func TestCleanUpDuringBuild(t *testing.T) {
 		// What a killed build has left goes, when the next command opens the store.
 		dead := b.wait("dead")
 		dead.kill()
-		until(t, "the killed build is gone", func() bool { return len(processes("/dead.json")) == 0 })
+		until(t, "the killed build is gone", func() bool { return len(processes(b.dir+"/dead.json")) == 0 })
 		b.tell("store", "ls")
 		until(t, "what the killed build left is gone", func() bool {
 			b.tell("store", "ls")
@@ -455,7 +459,7 @@ func TestCleanUpDuringBuild(t *testing.T) {
 		t.Errorf("the result is %s, want %s", got, want)
 	}
 	left(t, b.store)
-	if out := b.tell(b.waitArgs("long")...); !strings.Contains(out, "0 ran") && ran(t, out) != 0 {
+	if out := b.tell(b.waitArgs("long")...); ran(t, out) != 0 {
 		t.Errorf("what was built is not there:\n%s", out)
 	}
 	b.tell("store", "prune", "--max-size", "0")
