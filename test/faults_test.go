@@ -152,6 +152,8 @@ func (b *faultyBuild) check(f fault) (hit bool, status int) {
 	status, stderr, s := b.faulty(f)
 	waitGone(b.t, b.store)
 	switch {
+	case status == 0 && f.Errno == 0 && s.Hit != "":
+		b.t.Errorf("%s (%s): the build has not noticed", f, s.Hit)
 	case status == 0:
 		if got := sum(b.t, b.result()); got != b.want {
 			b.t.Errorf("%s (%s): the build succeeds, but the result is %s, want %s", f, s.Hit, got, b.want)
