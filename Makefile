@@ -8,7 +8,7 @@ SAMPLE  ?= samples/debian-minimal.toml
 
 export CGO_ENABLED = 1
 
-.PHONY: all build program run test lint bench compare install install-osbuild-alias install-helper setup clean
+.PHONY: all build program run test test-faults lint bench compare install install-osbuild-alias install-helper setup clean
 all: build
 
 setup:
@@ -28,6 +28,11 @@ run:
 test:
 	scripts/setup build run test
 	scripts/test
+
+# About an hour: every system call of a build at which it can be killed, or fail.
+test-faults:
+	scripts/setup build run test
+	scripts/test faults
 
 lint: setup
 	bad=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not formatted: $$bad"; exit 1; }

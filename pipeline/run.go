@@ -121,6 +121,8 @@ func (e *StageFailed) Error() string {
 		return msg + ": " + e.Result.Error.Value
 	case e.Result.Error != nil && e.Result.Error.Type != "":
 		return msg + ": " + e.Result.Error.Type // Python's "assert" has no value
+	case e.Status == 128+int(unix.SIGKILL):
+		return fmt.Sprintf("%s: killed by signal %d, as the kernel does when there is no memory left", msg, e.Status-128)
 	case e.Status > 128 && e.Status <= 128+lastSignal:
 		return fmt.Sprintf("%s: killed by signal %d", msg, e.Status-128)
 	}

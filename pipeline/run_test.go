@@ -38,7 +38,7 @@ func TestStageFailed(t *testing.T) {
 	for status, want := range map[int]string{
 		1:   "exit status 1",
 		128: "exit status 128",
-		137: "killed by signal 9",
+		137: "killed by signal 9, as the kernel does when there is no memory left",
 		192: "killed by signal 64",
 		255: "exit status 255",
 	} {

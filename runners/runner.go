@@ -185,11 +185,18 @@ func (s *setUp) must(tool string, args ...string) error {
 	return fmt.Errorf("%s: %w: %s", tool, err, bytes.TrimSpace(out))
 }
 
-// try runs a program if the build root has it, and tells if it failed.
-func (s *setUp) try(tool string, args ...string) {
-	if err := s.must(tool, args...); err != nil {
+// try runs a program if the build root has it, and tells if it failed. Only if it was killed,
+// as it may be when there is no memory left, that is an error: there is no telling then how
+// far it came, and what it made is kept.
+func (s *setUp) try(tool string, args ...string) error {
+	err := s.must(tool, args...)
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && !exit.Exited() {
+		return err
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
+	return nil
 }
 
 func (s *setUp) osRelease() error {
@@ -253,7 +260,7 @@ func (s *setUp) machineID() error {
 // tmpfiles may fail: some of the folders belong to users that nobody made.
 func (s *setUp) tmpfiles() error {
 	if s.family.systemd {
-		s.try("systemd-tmpfiles", "--create")
+		return s.try("systemd-tmpfiles", "--create")
 	}
 	return nil
 }
@@ -336,8 +343,8 @@ func (s *setUp) redHatCerts() error {
 	if err := os.MkdirAll(s.path(filepath.Dir(bundle)), 0o755); err != nil {
 		return err
 	}
-	s.try("trust", "extract", "--format=pem-bundle", "--filter=ca-anchors", "--purpose=server-auth", "--overwrite", bundle)
 	return errors.Join(
+		s.try("trust", "extract", "--format=pem-bundle", "--filter=ca-anchors", "--purpose=server-auth", "--overwrite", bundle),
 		s.link(bundle, "etc/pki/tls/certs/ca-bundle.crt"),
 		s.link(bundle, "etc/pki/tls/cert.pem"),
 		s.link("../pki/tls/certs", "etc/ssl/certs"),

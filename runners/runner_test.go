@@ -164,6 +164,11 @@ func TestSetUp(t *testing.T) {
 			tools: map[string]string{"systemd-sysusers": "no such group"},
 			err:   "set up users: systemd-sysusers: exit status 1: no such group",
 		},
+		{
+			name: "tmpfiles is killed", family: debian(),
+			tools: map[string]string{"systemd-tmpfiles": "killed"},
+			err:   "set up folders: systemd-tmpfiles: signal: killed: ",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var first map[string]string
@@ -177,6 +182,9 @@ func TestSetUp(t *testing.T) {
 						return nil, &module.MissingTool{Tool: tool, Where: "the build root"}
 					}
 					ran = append(ran, strings.Join(append([]string{tool}, args...), " "))
+					if says == "killed" {
+						return nil, exec.Command("sh", "-c", "kill -KILL $$").Run()
+					}
 					if says != "" {
 						return []byte(says), errors.New("exit status 1")
 					}

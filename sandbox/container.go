@@ -216,7 +216,12 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 		return 0, context.Cause(ctx)
 	}
 	if err := b.container.Exec(); err != nil {
-		return 0, fmt.Errorf("start container: %w", err)
+		select {
+		case <-b.gone: // somebody has ended it while it waited
+			return 0, fmt.Errorf("start container: %w (%s)", err, b.state)
+		default:
+			return 0, fmt.Errorf("start container: %w", err)
+		}
 	}
 	select {
 	case <-ctx.Done():

@@ -160,7 +160,7 @@ func (s *Service) Close() error {
 	case late:
 		return s.fault("did not end within %s after its connection was closed and was killed", grace)
 	case !s.cmd.ProcessState.Success():
-		return s.fault("did its work but ended badly (%s)", s.cmd.ProcessState)
+		return s.died("did its work but ended badly")
 	}
 	return nil
 }
@@ -293,7 +293,7 @@ func (s *Service) gone() error {
 	defer timer.Stop()
 	select {
 	case <-s.ended:
-		return s.fault("ended without a reply (%s)", s.cmd.ProcessState)
+		return s.died("ended without a reply")
 	case <-timer.C:
 		return s.fault("closed its connection without a reply")
 	}
@@ -315,6 +315,15 @@ func (s *Service) misbehaved(err error) error {
 // fault is an error that its author has to mend.
 func (s *Service) fault(format string, args ...any) error {
 	return fmt.Errorf("%s %s; this is a fault of the module %s%s", s.name, fmt.Sprintf(format, args...), s.path, s.said())
+}
+
+// died is the error of a service that has ended and should not have.
+func (s *Service) died(what string) error {
+	state := s.cmd.ProcessState
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
+		return fmt.Errorf("%s %s (%s); the kernel does that when there is no memory left%s", s.name, what, state, s.said())
+	}
+	return s.fault("%s (%s)", what, state)
 }
 
 // said is the end of what the service printed, for an error.

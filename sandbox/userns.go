@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"github.com/sirupsen/logrus"
 	"go.podman.io/storage/pkg/unshare"
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,9 @@ func enterNamespace(devices bool) error {
 		os.Setenv(programEnv, exe)
 	}
 	if os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(stepEnv) == "" && isRootsNamespace()) {
+		if err := checkMapped(); err != nil {
+			return err
+		}
 		if err := sealProgram(); err != nil {
 			return err
 		}
@@ -54,8 +58,51 @@ func enterNamespace(devices bool) error {
 	if err := checkUserNamespaces(); err != nil {
 		return err
 	}
+	logrus.SetFormatter(reexecLog{})
 	unshare.MaybeReexecUsingUserNamespace(false)
 	return privateMounts()
+}
+
+// checkMapped finds out whether this user namespace has the ids of a system image. If
+// newuidmap or newgidmap fails, containers/storage goes on with one: files of all other users
+// would silently be nobody's in what is built.
+func checkMapped() error {
+	for _, c := range []struct{ path, tool string }{{"/proc/self/uid_map", "newuidmap"}, {"/proc/self/gid_map", "newgidmap"}} {
+		data, err := os.ReadFile(c.path)
+		if err != nil {
+			return fmt.Errorf("read the id map of this user namespace: %w", err)
+		}
+		var ids uint64
+		for line := range strings.Lines(string(data)) {
+			var inside, outside, n uint64
+			if _, err := fmt.Sscan(line, &inside, &outside, &n); err != nil {
+				return fmt.Errorf("read the id map of this user namespace: %s: %w", c.path, err)
+			}
+			ids += n
+		}
+		if ids < minIDs {
+			return fmt.Errorf("this user namespace has %d of the %d ids that a system image needs (%s): %s has failed, or the namespace is somebody else's", ids, minIDs, c.path, c.tool)
+		}
+	}
+	return nil
+}
+
+// reexecLog prints what containers/storage logs when the process in the namespace could not
+// be started, or did not end by itself.
+type reexecLog struct{}
+
+// Format implements logrus.Formatter.
+func (reexecLog) Format(entry *logrus.Entry) ([]byte, error) {
+	text := entry.Message
+	switch {
+	case strings.HasPrefix(text, "("): // that it knows no better exit status
+		return nil, nil
+	case strings.HasPrefix(text, "Falling back"): // checkMapped does not let it
+		return nil, nil
+	case text == "signal: killed":
+		text = "its process in the user namespace was killed, as the kernel does when there is no memory left"
+	}
+	return []byte("ossify: " + text + "\n"), nil
 }
 
 // processName is what ps(1) shows.

@@ -33,15 +33,15 @@ func (s *Store) Digest(path string) (string, error) {
 		return "", fmt.Errorf("digest: %w", err)
 	}
 	sum := hex.EncodeToString(hash.Sum(nil))
-	if err := writeFile(memo, []byte(sum)); err != nil {
+	if err := writeFile(s.run.dir, memo, []byte(sum)); err != nil {
 		return "", fmt.Errorf("digest: %w", err)
 	}
 	return sum, nil
 }
 
-// writeFile publishes a small file by rename.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+// writeFile publishes a small file by rename from tmp, which goes with the engine.
+func writeFile(tmp, path string, data []byte) error {
+	f, err := os.CreateTemp(tmp, "file-")
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ const blobName = "ossify-blob"
 func (s *Store) SetBlob(l *Layer, blob any) error {
 	data, err := json.Marshal(blob)
 	if err == nil {
-		err = writeFile(filepath.Join(s.overlayDir(), l.ID, blobName), data)
+		err = writeFile(s.run.dir, filepath.Join(s.overlayDir(), l.ID, blobName), data)
 	}
 	if err != nil {
 		return fmt.Errorf("note the blob of layer %s: %w", l.ID, err)

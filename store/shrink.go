@@ -128,7 +128,42 @@ func (s *Store) Prune(p Prune) (*Shrunk, error) {
 		done.Removed++
 		done.Freed += it.size
 	}
-	return done, s.forgetUses()
+	return done, errors.Join(s.forgetUses(), s.removeRemains())
+}
+
+// removeRemains removes what killed engines have left of files that were to be renamed, of
+// the trial mounts that containers/storage makes when it is opened, and of its short names for
+// layers.
+func (s *Store) removeRemains() error {
+	for _, kind := range []struct {
+		pattern string
+		dead    func(path string) bool
+	}{
+		{"storage/overlay/compat*", always}, {"storage/overlay/*-check*", always}, {"storage/overlay-*/.tmp-*", always},
+		{"digests/.tmp-*", always}, {"storage/overlay/l/*", dangling},
+	} {
+		paths, err := filepath.Glob(filepath.Join(s.dir, kind.pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if !kind.dead(path) {
+				continue
+			}
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("clean up what killed engines have left: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func always(string) bool { return true }
+
+// dangling says whether a link leads to nothing.
+func dangling(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // forgetUses removes the notes about layers that other programs have removed.

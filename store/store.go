@@ -17,7 +17,6 @@ import (
 	"github.com/ossify/ossify/overlay"
 	"github.com/sirupsen/logrus"
 	"go.podman.io/storage"
-	"go.podman.io/storage/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,12 +67,7 @@ func Open(name, rundir string) (*Store, error) {
 	}
 	// What containers/storage logs it also returns.
 	logrus.SetLevel(logrus.PanicLevel)
-	st, err := storage.GetStore(types.StoreOptions{
-		// It would hold what is mounted by containers/storage: nothing.
-		RunRoot:         filepath.Join(run.memory, "storage"),
-		GraphRoot:       graphRoot(dir),
-		GraphDriverName: "overlay",
-	})
+	st, err := openStorage(graphRoot(dir), run.memory)
 	if err != nil {
 		run.close()
 		return nil, fmt.Errorf("open store %s: %w", dir, explain(dir, err))

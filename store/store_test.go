@@ -622,3 +622,44 @@ func TestLongChain(t *testing.T) {
 		t.Errorf("tree has %d files, want 150", n)
 	}
 }
+
+// TestRemains: what killed engines leave beside layers goes with Prune.
+func TestRemains(t *testing.T) {
+	s := open(t, tempDir(t))
+	defer s.Close()
+	l := fill(t, s, nil, "kept", "k")
+	if err := s.Commit(l, "kept", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	links := func() int {
+		paths, err := filepath.Glob(filepath.Join(s.Dir(), "storage/overlay/l/*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(paths)
+	}
+	before := links()
+	remains := []string{"storage/overlay/compat123/lower1", "storage/overlay/metacopy-check1/l1", "storage/overlay-layers/.tmp-layers.json1", "digests/.tmp-1"}
+	for _, path := range remains {
+		if err := os.MkdirAll(filepath.Join(s.Dir(), path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../gone/diff", filepath.Join(s.Dir(), "storage/overlay/l/GONE")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Prune(store.Prune{Max: -1, Last: -1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range remains {
+		if _, err := os.Stat(filepath.Join(s.Dir(), path)); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+	if n := links(); n != before {
+		t.Errorf("%d links, want %d", n, before)
+	}
+	if found, err := s.Find("kept", "k"); err != nil || found == nil || found.ID != l.ID {
+		t.Errorf("the checkpoint is gone: %v, %v", found, err)
+	}
+}
