@@ -133,7 +133,7 @@ func (s *Store) Prune(p Prune) (*Shrunk, error) {
 
 // removeRemains removes what killed engines have left of files that were to be renamed, of
 // the trial mounts that containers/storage makes when it is opened, and of its short names for
-// layers.
+// layers. What is new may be of a podman that is at work.
 func (s *Store) removeRemains() error {
 	for _, kind := range []struct {
 		pattern string
@@ -147,7 +147,8 @@ func (s *Store) removeRemains() error {
 			return err
 		}
 		for _, path := range paths {
-			if !kind.dead(path) {
+			st, err := os.Lstat(path)
+			if err != nil || time.Since(st.ModTime()) < remainsAge || !kind.dead(path) {
 				continue
 			}
 			if err := os.RemoveAll(path); err != nil {
@@ -157,6 +158,9 @@ func (s *Store) removeRemains() error {
 	}
 	return nil
 }
+
+// remainsAge is how old something has to be for nobody to be at it.
+const remainsAge = 10 * time.Minute
 
 func always(string) bool { return true }
 

@@ -648,6 +648,12 @@ func TestRemains(t *testing.T) {
 	if err := os.Symlink("../gone/diff", filepath.Join(s.Dir(), "storage/overlay/l/GONE")); err != nil {
 		t.Fatal(err)
 	}
+	hour := []unix.Timespec{unix.NsecToTimespec(time.Now().Add(-time.Hour).UnixNano()), unix.NsecToTimespec(time.Now().Add(-time.Hour).UnixNano())}
+	for _, path := range []string{"storage/overlay/compat123", "storage/overlay/metacopy-check1", remains[2], remains[3], "storage/overlay/l/GONE"} {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(s.Dir(), path), hour, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := s.Prune(store.Prune{Max: -1, Last: -1}); err != nil {
 		t.Fatal(err)
 	}
