@@ -125,14 +125,14 @@ func (b *builder) pull(ctx context.Context, r *pipelineRun) (_ *store.Layer, err
 	return layer, err
 }
 
-// keyOf is the key of the stage of that id, "" for one that is not of this manifest.
-func (b *builder) keyOf(id string) string {
+// keyOf is the key of the stage of that id, false if this manifest has none.
+func (b *builder) keyOf(id string) (string, bool) {
 	for s, key := range b.keys {
 		if s.ID == id {
-			return key
+			return key, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // progress tells how much of a transfer is done; total is in bytes, 0 if unknown.

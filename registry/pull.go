@@ -45,18 +45,24 @@ func (m *Moved) add(bytes, unpacked int64) {
 }
 
 // Pull brings the checkpoint into the store, with those that it is based on, but for what is there
-// already. key returns the key with which one of that id is used again here, "" if it is that of the
-// registry. told is told how many bytes have come.
-func (r *Remote) Pull(ctx context.Context, s *store.Store, key func(id string) string, told func(bytes int64)) (top *store.Layer, moved *Moved, err error) {
+// already. key returns the key with which one of that id is used again here, and whether that id is one of
+// those that are expected; with nil all are, with the keys of the registry. told is told how many bytes
+// have come.
+func (r *Remote) Pull(ctx context.Context, s *store.Store, key func(id string) (string, bool), told func(bytes int64)) (top *store.Layer, moved *Moved, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pull checkpoint %s from %s: %w", r.links[len(r.links)-1].Name, r.cache.Name(), advice(err))
 		}
 	}()
 	for i := range r.links {
-		if k := key(r.links[i].Name); k != "" {
-			r.links[i].Key = k
+		if key == nil || r.links[i].Name == "" {
+			continue
 		}
+		k, ok := key(r.links[i].Name)
+		if !ok {
+			return nil, nil, fmt.Errorf("it is based on %s, which is no stage of this manifest", r.links[i].Name)
+		}
+		r.links[i].Key = k
 	}
 	have := 0
 	for i := len(r.links) - 1; i >= 0 && top == nil; i-- {

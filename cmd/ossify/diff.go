@@ -45,6 +45,10 @@ With --json the output is that of osbuild's tree-diff, and the status 0 also if 
 			}
 			return nil
 		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			ids, _ := completeIDs(&o, 2)(cmd, args, prefix)
+			return ids, cobra.ShellCompDirectiveDefault // directories, too
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			err := diffTrees(&o, args[0], args[1], asJSON)
 			if err != nil && !errors.Is(err, errReported) {

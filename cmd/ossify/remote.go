@@ -199,7 +199,7 @@ func pullAll(ctx context.Context, s *store.Store, cache *registry.Cache, ids []s
 		if found == nil {
 			return fmt.Errorf("%s has no checkpoint %s", cache.Name(), prefix)
 		}
-		_, moved, err := found.Pull(ctx, s, func(string) string { return "" }, func(int64) {})
+		_, moved, err := found.Pull(ctx, s, nil, func(int64) {})
 		if errors.Is(err, context.Canceled) {
 			return context.Cause(ctx)
 		}
