@@ -78,7 +78,7 @@ func (r *Remote) Pull(ctx context.Context, s *store.Store, key func(id string) (
 	if have == len(r.links) {
 		return top, moved, nil
 	}
-	ref, err := r.cache.reference(r.links[len(r.links)-1].Name)
+	ref, err := r.cache.reference(r.tag)
 	if err != nil {
 		return nil, nil, err
 	}

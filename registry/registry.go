@@ -121,6 +121,7 @@ type config struct {
 // Remote is a checkpoint in a registry.
 type Remote struct {
 	cache  *Cache
+	tag    string
 	layers []imgspec.Descriptor
 	links  []link
 }
@@ -181,7 +182,7 @@ func (c *Cache) find(ctx context.Context, tag string) (_ *Remote, err error) {
 	if err := c.readConfig(ctx, src, m.Config, &conf); err != nil {
 		return nil, fmt.Errorf("its config: %w", err)
 	}
-	r := &Remote{cache: c, layers: m.Layers, links: conf.Checkpoints}
+	r := &Remote{cache: c, tag: tag, layers: m.Layers, links: conf.Checkpoints}
 	if len(r.layers) == 0 || len(r.layers) != len(r.links) {
 		return nil, fmt.Errorf("its manifest has %d layers, its config %d checkpoints", len(r.layers), len(r.links))
 	}
