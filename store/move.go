@@ -81,7 +81,9 @@ const blobName = "ossify-blob"
 func (s *Store) SetBlob(l *Layer, blob any) error {
 	data, err := json.Marshal(blob)
 	if err == nil {
-		err = writeFile(s.run.dir, filepath.Join(s.overlayDir(), l.ID, blobName), data)
+		dir := filepath.Join(s.overlayDir(), l.ID)
+		// The driver has made overlayDir a mount of its own, into which nothing can be renamed.
+		err = writeFile(dir, filepath.Join(dir, blobName), data)
 	}
 	if err != nil {
 		return fmt.Errorf("note the blob of layer %s: %w", l.ID, err)
