@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -180,7 +181,8 @@ func (c *checker) checkpoint(l Checkpoint) {
 		found("", err.Error())
 		return
 	}
-	if !slices.Equal(layer.Names, end.Layer.Names) || layer.Parent != end.Layer.Parent || layer.ID != end.Layer.ID || layer.Flags[flagKey] != end.Layer.Flags[flagKey] {
+	if !slices.Equal(layer.Names, end.Layer.Names) || layer.Parent != end.Layer.Parent || layer.ID != end.Layer.ID ||
+		!reflect.DeepEqual(layer.Flags, end.Layer.Flags) || !slices.Equal(layer.BigDataNames, end.Layer.BigDataNames) {
 		found("", "its record in layers.json has changed")
 	}
 	for name, want := range end.Data {
@@ -208,6 +210,13 @@ func (c *checker) directories(layer *storage.Layer) (upper string, err error) {
 		}
 		below = append(below, filepath.Join(c.store.overlayDir(), id, "diff"))
 		id = l.Parent
+	}
+	name, err := os.ReadFile(filepath.Join(filepath.Dir(dirs.upper), "link"))
+	if err != nil {
+		return "", err
+	}
+	if to, err := os.Readlink(filepath.Join(c.store.overlayDir(), "l", string(name))); err != nil || to != filepath.Join("..", layer.ID, "diff") {
+		return "", errors.New("its short name has changed")
 	}
 	links, err := linkedBelow(c.store.overlayDir(), layer.ID)
 	if err != nil {

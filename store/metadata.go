@@ -1,6 +1,8 @@
 package store
 
 import (
+	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +59,80 @@ func checkMetadata(dir string) error {
 		}
 	}
 	return nil
+}
+
+// mendLinks sees that each layer has its short name, by which containers/storage mounts it. A power cut
+// can leave the file that notes it empty; containers/storage, which removes layers that were in the making when it is
+// opened, takes the name for "" then and removes the directory of all short names.
+func mendLinks(dir string) error {
+	overlayDir := filepath.Join(graphRoot(dir), "overlay")
+	entries, err := os.ReadDir(overlayDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var layers []string
+	whole := true
+	for _, e := range entries {
+		if st, err := os.Stat(filepath.Join(overlayDir, e.Name(), "link")); err == nil {
+			layers = append(layers, e.Name())
+			whole = whole && st.Size() > 0
+		}
+	}
+	names, err := os.ReadDir(filepath.Join(overlayDir, "l"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if whole && len(names) >= len(layers) {
+		return nil
+	}
+	return linkLayers(overlayDir, layers)
+}
+
+// linkLayers gives short names to layers that have none, and writes down those that have one.
+func linkLayers(overlayDir string, layers []string) error {
+	if err := os.MkdirAll(filepath.Join(overlayDir, "l"), 0o755); err != nil {
+		return err
+	}
+	names, err := shortNames(overlayDir)
+	if err != nil {
+		return err
+	}
+	for _, layer := range layers {
+		path := filepath.Join(overlayDir, layer, "link")
+		noted, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name := cmp.Or(string(noted), names[layer], rand.Text()) // theirs are 26 letters and digits, too
+		if len(noted) == 0 {
+			if err := writeFile(filepath.Dir(path), path, []byte(name)); err != nil {
+				return err
+			}
+		}
+		err = os.Symlink(filepath.Join("..", layer, "diff"), filepath.Join(overlayDir, "l", name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// shortNames are the short names of layers, by layer.
+func shortNames(overlayDir string) (map[string]string, error) {
+	names := map[string]string{}
+	entries, err := os.ReadDir(filepath.Join(overlayDir, "l"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(overlayDir, "l", e.Name())); err == nil {
+			names[filepath.Base(filepath.Dir(target))] = e.Name()
+		}
+	}
+	return names, nil
 }
 
 // explain names the record because of which the store could not be opened, if it is one.

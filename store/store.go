@@ -61,7 +61,7 @@ func Open(name, rundir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	run.inUse = inUse
-	if err := checkMetadata(dir); err != nil {
+	if err := errors.Join(checkMetadata(dir), mendLinks(dir)); err != nil {
 		run.close()
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -325,6 +325,9 @@ func (s *Store) Name(l *Layer, name string, metadata json.RawMessage) error {
 		}
 	}
 	if err := s.writeSums(l, name, data); err != nil {
+		return fmt.Errorf("name checkpoint %s: %w", name, err)
+	}
+	if err := s.settle(l.ID); err != nil {
 		return fmt.Errorf("name checkpoint %s: %w", name, err)
 	}
 	if err := s.storage.SetNames(l.ID, []string{name}); err != nil {

@@ -18,26 +18,20 @@ import (
 )
 
 // sumsName is the file beside a checkpoint's content that says what it holds: the sums of package
-// overlay and, as the last line, sealed as JSON.
+// overlay, a line with sealed as JSON, and one with the sha256 of all that.
 const sumsName = "ossify-sums"
 
 // sealed is what was stored of a checkpoint when it got its name.
 type sealed struct {
 	// Layer is the record that containers/storage has of it.
 	Layer storage.Layer `json:"layer"`
-	// Data are the sha256 of what is stored beside it, Sums that of the lines above.
+	// Data are the sha256 of what is stored beside it.
 	Data map[string]string `json:"data,omitempty"`
-	Sums string            `json:"sums"`
 }
 
 func (s *Store) overlayDir() string { return filepath.Join(graphRoot(s.dir), "overlay") }
 
-// maxUnsynced is the size of files, in bytes, of which a power cut leaves all or nothing: they are
-// not worth a wait for the disk.
-const maxUnsynced = 4096
-
-// writeSums writes the file of a layer that is about to get its name. A small one may be empty after
-// a power cut.
+// writeSums writes the file of a layer that is about to get its name.
 func (s *Store) writeSums(l *Layer, name string, data map[string][]byte) (err error) {
 	layer, err := s.storage.Layer(l.ID)
 	if err != nil {
@@ -53,24 +47,64 @@ func (s *Store) writeSums(l *Layer, name string, data map[string][]byte) (err er
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	hash := sha256.New()
-	if err := overlay.WriteSums(upper, io.MultiWriter(f, hash)); err != nil {
+	both := io.MultiWriter(f, hash)
+	if err := overlay.WriteSums(upper, both); err != nil {
 		return err
 	}
-	end := sealed{Layer: *layer, Data: map[string]string{}, Sums: hex.EncodeToString(hash.Sum(nil))}
+	end := sealed{Layer: *layer, Data: map[string]string{}}
 	end.Layer.Names = []string{name}
 	for key, value := range data {
 		end.Data[key] = digestOf(value)
 	}
-	if err := json.NewEncoder(f).Encode(end); err != nil {
+	if err := json.NewEncoder(both).Encode(end); err != nil {
 		return err
 	}
-	if size, err := f.Seek(0, io.SeekCurrent); err != nil || size <= maxUnsynced {
-		return err
+	_, err = fmt.Fprintln(f, hex.EncodeToString(hash.Sum(nil)))
+	return err
+}
+
+// driverFiles are those of containers/storage's driver beside a layer's content, which it does not bring
+// to the disk.
+var driverFiles = []string{"link", "lower", "lower-layers"}
+
+// settle sees that what lies beside a layer's content is on the disk when its name is. A journal is
+// written in order, so what brings the name to the disk, containers/storage's sync of its
+// layers.json, takes along all names and sizes of before; only the bytes have to be written out.
+// btrfs has no such order.
+func (s *Store) settle(id string) error {
+	dir := filepath.Join(s.overlayDir(), id)
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	for {
-		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+	if st.Type == unix.BTRFS_SUPER_MAGIC {
+		return overlay.SyncFilesystem(dir)
+	}
+	for _, name := range append([]string{sumsName}, driverFiles...) {
+		if err := writeOut(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	return nil
+}
+
+// writeOut waits until a file's bytes are written.
+func writeOut(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	for {
+		err := unix.SyncFileRange(int(f.Fd()), 0, 0, all)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return &os.PathError{Op: "write out", Path: path, Err: err}
+		}
+		return nil
 	}
 }
 
@@ -91,13 +125,20 @@ func readSums(layerDir string) (lines []byte, end *sealed, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	at := bytes.LastIndexByte(bytes.TrimSuffix(data, []byte{'\n'}), '\n') + 1
-	end = &sealed{}
-	if err := json.Unmarshal(data[at:], end); err != nil {
-		return nil, nil, fmt.Errorf("its sums cannot be read: %w", err)
-	}
-	if digestOf(data[:at]) != end.Sums {
+	all, sum := lastLine(data)
+	if digestOf(all) != string(bytes.TrimSuffix(sum, []byte{'\n'})) {
 		return nil, nil, errors.New("its sums have changed")
 	}
-	return data[:at], end, nil
+	lines, record := lastLine(all)
+	end = &sealed{}
+	if err := json.Unmarshal(record, end); err != nil {
+		return nil, nil, fmt.Errorf("its sums cannot be read: %w", err)
+	}
+	return lines, end, nil
+}
+
+// lastLine parts the last line from those before.
+func lastLine(data []byte) (before, last []byte) {
+	at := bytes.LastIndexByte(bytes.TrimSuffix(data, []byte{'\n'}), '\n') + 1
+	return data[:at], data[at:]
 }

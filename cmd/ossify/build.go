@@ -244,6 +244,10 @@ func nativeLibdir(s *store.Store) (string, error) {
 	if err := native.Libdir(tmp, sourceModules()); err != nil {
 		return "", fmt.Errorf("install native modules: %w", err)
 	}
+	// A power cut must not leave a place that is there, with files that are empty.
+	if err := s.Sync(); err != nil {
+		return "", err
+	}
 	if err := os.Rename(tmp, dir); err != nil {
 		if _, statErr := os.Stat(dir); statErr == nil {
 			return dir, nil // another build was quicker
