@@ -147,7 +147,21 @@ func (p *power) mount(image, name, options string) {
 	p.t.Helper()
 	point := filepath.Join(p.dir, name)
 	output(p.t, "mount", "-o", options, image, point)
-	p.t.Cleanup(func() { output(p.t, "umount", point) })
+	p.t.Cleanup(func() { unmount(p.t, point) })
+}
+
+// unmount waits for loop devices of files below, which go a little after what was mounted from them.
+func unmount(t *testing.T, point string) {
+	t.Helper()
+	var out []byte
+	var err error
+	for range 200 {
+		if out, err = exec.Command("umount", point).CombinedOutput(); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("umount %s: %v\n%s", point, err, out)
 }
 
 // run runs the program as the user.
@@ -211,7 +225,7 @@ func (p *power) after(i int, s snapshot, want string) (unknown, checkpoints int)
 	}
 	output(p.t, "mount", "-o", "loop", s.image, point)
 	defer func() {
-		output(p.t, "umount", point)
+		unmount(p.t, point)
 		if err := os.Remove(s.image); err != nil {
 			p.t.Error(err)
 		}
