@@ -11,6 +11,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd" // for Handler
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // for Handler
+	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -37,5 +38,8 @@ func Handler(dir, user, password string) (http.Handler, error) {
 		}
 		config.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "test", "path": file}}
 	}
-	return handlers.NewApp(context.Background(), config), nil
+	app := handlers.NewApp(context.Background(), config)
+	// It tells of every request without credentials, of which clients make one to learn what is asked.
+	logrus.SetLevel(logrus.ErrorLevel)
+	return app, nil
 }
