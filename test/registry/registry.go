@@ -39,7 +39,7 @@ func Handler(dir, user, password string) (http.Handler, error) {
 		config.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "test", "path": file}}
 	}
 	app := handlers.NewApp(context.Background(), config)
-	// It tells of every request without credentials, of which clients make one to learn what is asked.
-	logrus.SetLevel(logrus.ErrorLevel)
+	// It calls an error what a client is told that asks whether something is there.
+	logrus.SetLevel(logrus.FatalLevel)
 	return app, nil
 }

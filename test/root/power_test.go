@@ -28,7 +28,7 @@ const powerManifest = `{"version": "2", "pipelines": [
 
 const powerStage = `#!/bin/sh
 n=$(sed 's/.*"n": *\([0-9]*\).*/\1/' /run/osbuild/api/arguments)
-yes "line of $n" | head -c 2000000 >/run/osbuild/tree/data/large-$n
+yes "line of $n" | head -c 300000 >/run/osbuild/tree/data/large-$n
 for i in 1 2 3 4 5 6 7 8 9; do echo "$n $i" >/run/osbuild/tree/data/small-$n-$i; done
 `
 
