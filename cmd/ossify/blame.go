@@ -30,9 +30,9 @@ func blameCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "blame MANIFEST PATH",
 		Short: "Show which stages made and changed a file",
-		Long: `Shows which stages of the manifest's last pipeline, or of another one (--pipeline), have made,
-changed or removed what is at a path of its tree, the first one at the top: the stage's id, its
-index and name, and what it did. A file that a stage wrote again as it was is not changed by it;
+		Long: `Shows which stages of the manifest's last pipeline that has the path, or of another one
+(--pipeline), have made, changed or removed what is at a path of its tree, the first one at the
+top: the stage's id, its index and name, and what it did. A file that a stage wrote again as it was is not changed by it;
 times do not count. No link on the way to the path is followed.
 
 With --below everything that is at and below the path now is listed, by path, with the stage that
@@ -53,7 +53,7 @@ With --json the output is an object with "pipeline", "path", "changes", of which
 	o.addEngine(cmd)
 	o.early.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.pipeline, "pipeline", "", "pipeline, by name or id, whose tree is looked at (default: the last one)")
+	f.StringVar(&o.pipeline, "pipeline", "", "pipeline, by name or id, whose tree is looked at (default: the last one that has the path)")
 	f.BoolVarP(&o.below, "below", "r", false, "list also what is below the path, with the last stage only")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
@@ -98,44 +98,85 @@ type blamed struct {
 	removed bool
 }
 
+// errNotThere says that a tree does not have the path, or is not there itself.
+var errNotThere = errors.New("not there")
+
 func (o *blameOptions) blame(ctx context.Context, manifest, name string) error {
 	prepare := func() (func() error, error) { return func() error { return nil }, o.exists() }
 	return o.withManifest(ctx, manifest, prepare, func(e *engine, m *pipeline.Manifest) error {
-		if len(m.Pipelines) == 0 {
-			return fmt.Errorf("%s has no pipelines", m.Name)
-		}
-		p := m.Pipelines[len(m.Pipelines)-1]
-		if o.pipeline != "" {
-			if p = m.Pipeline(o.pipeline); p == nil {
-				return fmt.Errorf("%q is no pipeline of %s; it has: %s", o.pipeline, m.Name, strings.Join(m.Names(), ", "))
-			}
-		}
-		if len(p.Stages) == 0 {
-			return fmt.Errorf("pipeline %q has no stages, and so no tree", p.Name)
-		}
-		layers, err := m.Layers(p, o.runOptions(e, nil))
+		pipelines, err := o.pipelines(m)
 		if err != nil {
 			return err
 		}
-		if len(layers) == 0 {
-			return fmt.Errorf("no tree of pipeline %q is in the store as this manifest, with these options and modules, makes it: build it with --checkpoint %s", p.Name, p.Name)
+		var first error
+		for i, p := range pipelines {
+			out, err := o.blamePipeline(ctx, e, m, p, name)
+			if errors.Is(err, errNotThere) {
+				if first == nil {
+					first = err
+				}
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(os.Stdout, out)
+			}
+			if i > 0 {
+				fmt.Fprintf(os.Stderr, "ossify: note: this is the tree of pipeline %q; --pipeline chooses another\n", p.Name)
+			}
+			out.tellUnknown()
+			return out.show(os.Stdout, o.below)
 		}
-		out := &blamed{Pipeline: p.Name, Path: name, Changes: []blamedChange{}, Unknown: []blamedStage{}}
-		for _, s := range p.Stages[len(layers):] {
-			out.Unknown = append(out.Unknown, blamedStage{s.ID, s.Name, s.Index})
-		}
-		if err := out.find(ctx, e.store, p, layers, o.below); err != nil {
-			return err
-		}
-		if len(out.Changes) == 0 {
-			return out.nothing(e.store, m, layers[len(layers)-1])
-		}
-		if o.json {
-			return printJSON(os.Stdout, out)
-		}
-		out.tellUnknown()
-		return out.show(os.Stdout, o.below)
+		return first
 	})
+}
+
+// pipelines are those that are looked at, one after the other, until one has the path.
+func (o *blameOptions) pipelines(m *pipeline.Manifest) ([]*pipeline.Pipeline, error) {
+	if o.pipeline != "" {
+		p := m.Pipeline(o.pipeline)
+		if p == nil {
+			return nil, fmt.Errorf("%q is no pipeline of %s; it has: %s", o.pipeline, m.Name, strings.Join(m.Names(), ", "))
+		}
+		if len(p.Stages) == 0 {
+			return nil, fmt.Errorf("pipeline %q has no stages, and so no tree", p.Name)
+		}
+		return []*pipeline.Pipeline{p}, nil
+	}
+	var all []*pipeline.Pipeline
+	for _, p := range slices.Backward(m.Pipelines) {
+		if len(p.Stages) > 0 {
+			all = append(all, p)
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s has no pipelines with stages", m.Name)
+	}
+	return all, nil
+}
+
+// blamePipeline looks at one tree. The error is errNotThere if another one may have the path.
+func (o *blameOptions) blamePipeline(ctx context.Context, e *engine, m *pipeline.Manifest, p *pipeline.Pipeline, name string) (*blamed, error) {
+	layers, err := m.Layers(p, o.runOptions(e, nil))
+	if err != nil {
+		return nil, err
+	}
+	if len(layers) == 0 {
+		return nil, fmt.Errorf("a tree of pipeline %q is %w: this manifest, with these options and modules, has none in the store; build it with --checkpoint %s", p.Name, errNotThere, p.Name)
+	}
+	out := &blamed{Pipeline: p.Name, Path: name, Changes: []blamedChange{}, Unknown: []blamedStage{}}
+	for _, s := range p.Stages[len(layers):] {
+		out.Unknown = append(out.Unknown, blamedStage{s.ID, s.Name, s.Index})
+	}
+	if err := out.find(ctx, e.store, p, layers, o.below); err != nil {
+		return nil, err
+	}
+	if len(out.Changes) == 0 {
+		return nil, out.nothing(e.store, m, layers[len(layers)-1])
+	}
+	return out, nil
 }
 
 // find fills in the changes: all of those of the path, or the last ones of what is at and
@@ -207,7 +248,7 @@ func (b *blamed) nothing(s *store.Store, m *pipeline.Manifest, top *store.Layer)
 	if len(b.Unknown) > 0 {
 		known = fmt.Sprintf(", as far as its trees are in the store (up to stage %d)", b.Unknown[0].Index-1)
 	}
-	return fmt.Errorf("%s is not in the tree of pipeline %q and never was%s; --pipeline chooses another: %s has %s", printable(b.Path), b.Pipeline, known, m.Name, strings.Join(m.Names(), ", "))
+	return fmt.Errorf("%s is %w in the tree of pipeline %q and never was%s; %s has the pipelines %s", printable(b.Path), errNotThere, b.Pipeline, known, m.Name, strings.Join(m.Names(), ", "))
 }
 
 // tellUnknown says which stages may have changed the path, too.

@@ -37,7 +37,12 @@ func composeCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return composeImage(cmd.Context(), args[0], &o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.manifestOnly && cmd.Flags().Changed("output-directory") {
+				return usageError{errors.New("--manifest-only prints the manifest: redirect it, and leave out --output-directory")}
+			}
+			return composeImage(cmd.Context(), args[0], &o)
+		},
 	}
 	o.storeOptions.addFlags(cmd)
 	f := cmd.Flags()
