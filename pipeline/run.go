@@ -15,6 +15,7 @@ import (
 	"github.com/ossify/ossify/monitor"
 	"github.com/ossify/ossify/registry"
 	"github.com/ossify/ossify/sandbox"
+	"github.com/ossify/ossify/seccomp"
 	"github.com/ossify/ossify/store"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -88,6 +89,8 @@ type StageResult struct {
 	Output string
 	// Error is what the module reported, or nil.
 	Error    *sandbox.StageError
+	// Refused are system calls that it made and may not.
+	Refused  []seccomp.Refused
 	Metadata json.RawMessage
 }
 
@@ -114,6 +117,13 @@ const lastSignal = 64
 
 // Error says which stage failed and why, in one line.
 func (e *StageFailed) Error() string {
+	if refused := e.Result.Refused; len(refused) > 0 {
+		return fmt.Sprintf("%s; it called %s, which stages may not", e.reason(), seccomp.List(refused))
+	}
+	return e.reason()
+}
+
+func (e *StageFailed) reason() string {
 	s := e.Result.Stage
 	msg := fmt.Sprintf("pipeline %q: stage %d (%s) failed", s.Pipeline.Name, s.Index, s.Name)
 	switch {

@@ -267,7 +267,7 @@ func (w *workplace) execute(ctx context.Context, c *chain, trees map[string]*sto
 	if err != nil {
 		return 0, err
 	}
-	res.Error, res.Metadata = r.Error, r.Metadata
+	res.Error, res.Refused, res.Metadata = r.Error, r.Refused, r.Metadata
 	if r.Record == nil {
 		r.Record = content.Record
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the container before Go starts
+	"github.com/ossify/ossify/seccomp"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,6 +50,10 @@ func ContainerInit() {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	}
+	if err := confine(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	libcontainer.Init()
 }
@@ -146,6 +151,9 @@ func (c *Containers) Run(ctx context.Context, id, root string, cmd *Command) (st
 		return 0, err
 	}
 	status, err = b.run(ctx)
+	if refused := b.calls.Refused(); status != 0 && len(refused) > 0 {
+		fmt.Fprintf(cmd.Stderr, "\nossify: what runs in a build root may not call %s\n", seccomp.List(refused))
+	}
 	return status, errors.Join(err, b.close())
 }
 
@@ -154,6 +162,7 @@ type box struct {
 	cmd       *Command
 	container *libcontainer.Container
 	process   *libcontainer.Process
+	calls     *seccomp.Watcher
 	// copied returns when all output was handed on.
 	copied func() error
 	// gone is closed when no process is left; state and waitErr say how the
@@ -202,12 +211,34 @@ func (b *box) create(state, id string, config *configs.Config) error {
 		Args: b.cmd.Args, Env: b.cmd.Env, Cwd: "/", Init: true,
 		Stdin: b.cmd.Stdin, Stdout: out[0], Stderr: out[1],
 	}
-	if err := container.Start(process); err != nil {
+	b.calls, err = startConfined(container, process)
+	if err != nil {
 		return fmt.Errorf("start container: %w", err)
 	}
 	closeAll(out)
 	b.process = process
 	return nil
+}
+
+// startConfined starts a process in the container, which goes through confine. The caller closes
+// the watcher when the process has ended.
+func startConfined(container *libcontainer.Container, process *libcontainer.Process) (*seccomp.Watcher, error) {
+	ours, theirs, err := listenerPair()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	process.ExtraFiles = []*os.File{theirs}
+	if err := container.Start(process); err != nil {
+		return nil, err
+	}
+	calls, err := watch(ours)
+	if err != nil {
+		_ = process.Signal(unix.SIGKILL)
+		_, _ = process.Wait()
+	}
+	return calls, err
 }
 
 // run lets the program go and returns its exit status.
@@ -267,13 +298,17 @@ func (b *box) close() error {
 	if b.copied != nil {
 		b.copied()
 	}
-	if b.container == nil {
-		return nil
+	var errs []error
+	if b.calls != nil {
+		errs = append(errs, b.calls.Close())
+		b.calls = nil
 	}
-	if err := b.container.Destroy(); err != nil {
-		return fmt.Errorf("remove container: %w", err)
+	if b.container != nil {
+		if err := b.container.Destroy(); err != nil {
+			errs = append(errs, fmt.Errorf("remove container: %w", err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // outputs makes pipes for standard output and error. wait closes our copies of
@@ -385,6 +420,7 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		UIDMappings:       uid,
 		GIDMappings:       gid,
 		NoNewPrivileges:   true,
+		NoNewKeyring:      true, // confine makes one
 		RootlessCgroups:   true,
 		Cgroups:           &cgroups.Cgroup{Name: "ossify", Rootless: true, Resources: &cgroups.Resources{}},
 		Capabilities: &configs.Capabilities{

@@ -54,9 +54,11 @@ func (p *PreparedStage) shell(ctx context.Context, s *Shell) (status int, err er
 		}
 	}
 	defer func() { err = errors.Join(err, hangUp()) }()
-	if err := p.box.container.Start(process); err != nil {
+	calls, err := startConfined(p.box.container, process)
+	if err != nil {
 		return 0, fmt.Errorf("start %s in the sandbox: %w", process.Args[0], err)
 	}
+	defer func() { err = errors.Join(err, calls.Close()) }()
 	gone := make(chan error, 1)
 	var state *os.ProcessState
 	go func() {

@@ -16,6 +16,7 @@ import (
 	"github.com/ossify/ossify/module"
 	"github.com/ossify/ossify/overlay"
 	"github.com/ossify/ossify/record"
+	"github.com/ossify/ossify/seccomp"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,6 +89,8 @@ type StageResult struct {
 	Status int
 	// Error is what the module reported, or nil.
 	Error *StageError
+	// Refused are the system calls that it made and may not.
+	Refused []seccomp.Refused
 	// Metadata is what the stage left in /run/osbuild/meta, or nil.
 	Metadata json.RawMessage
 	// Record is the encoded side record that the stage left, or nil; an empty one
@@ -321,7 +324,7 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 		return nil, err
 	}
 	p.api.close() // now all that the module has reported is there
-	result := &StageResult{Status: status, Error: p.errs.get(), Left: map[string][]byte{}}
+	result := &StageResult{Status: status, Error: p.errs.get(), Refused: p.box.calls.Refused(), Left: map[string][]byte{}}
 	if result.Metadata, err = readMetadata(p.dir); err == nil {
 		result.Record, err = readRecord(p.dir, module.RecordPath)
 	}
