@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +89,8 @@ type Containers struct {
 	// Debug, if not nil, is told how each container is laid out. Set it
 	// before the first one is made.
 	Debug io.Writer
+	// Limits are those of each container. Set them before the first one is made.
+	Limits Limits
 
 	dir string
 	// loops says that stages can have loop devices.
@@ -160,6 +163,7 @@ func (c *Containers) Run(ctx context.Context, id, root string, cmd *Command) (st
 // box is a container whose program waits to be let go.
 type box struct {
 	cmd       *Command
+	limits    Limits
 	container *libcontainer.Container
 	process   *libcontainer.Process
 	calls     *seccomp.Watcher
@@ -170,12 +174,18 @@ type box struct {
 	gone    chan struct{}
 	state   *os.ProcessState
 	waitErr error
+	// over ends the container at one of its limits, which limit then says.
+	limit context.Context
+	over  context.CancelCauseFunc
+	// disk are directories on the disk that the container writes to.
+	disk []string
 }
 
 // start makes the container of a command, up to the moment before its program
 // starts. The caller closes it.
 func (c *Containers) start(id, root string, cmd *Command) (*box, error) {
-	b := &box{cmd: cmd, gone: make(chan struct{})}
+	b := &box{cmd: cmd, limits: c.Limits, gone: make(chan struct{})}
+	b.limit, b.over = context.WithCancelCause(context.Background())
 	started := make(chan error, 1)
 	go func() {
 		// The death signal goes by the thread that started the process
@@ -202,7 +212,7 @@ func (b *box) create(state, id string, config *configs.Config) error {
 		return fmt.Errorf("create container: %w", err)
 	}
 	b.container = container
-	out, copied, err := outputs(b.cmd)
+	out, copied, err := b.outputs()
 	if err != nil {
 		return err
 	}
@@ -211,7 +221,11 @@ func (b *box) create(state, id string, config *configs.Config) error {
 		Args: b.cmd.Args, Env: b.cmd.Env, Cwd: "/", Init: true,
 		Stdin: b.cmd.Stdin, Stdout: out[0], Stderr: out[1],
 	}
-	b.calls, err = startConfined(container, process)
+	var processes uint64
+	if !b.cmd.HostUser {
+		processes = b.limits.kernelProcesses()
+	}
+	b.calls, err = startConfined(container, process, processes)
 	if err != nil {
 		return fmt.Errorf("start container: %w", err)
 	}
@@ -221,14 +235,20 @@ func (b *box) create(state, id string, config *configs.Config) error {
 }
 
 // startConfined starts a process in the container, which goes through confine. The caller closes
-// the watcher when the process has ended.
-func startConfined(container *libcontainer.Container, process *libcontainer.Process) (*seccomp.Watcher, error) {
+// the watcher when the process has ended. processes is how many the kernel lets the container have,
+// 0 for as many as the engine.
+func startConfined(container *libcontainer.Container, process *libcontainer.Process, processes uint64) (*seccomp.Watcher, error) {
 	ours, theirs, err := listenerPair()
 	if err != nil {
 		return nil, err
 	}
 	defer ours.Close()
 	defer theirs.Close()
+	if processes > 0 {
+		if _, err := ours.Write(binary.NativeEndian.AppendUint64(nil, processes)); err != nil {
+			return nil, fmt.Errorf("limit processes: %w", err)
+		}
+	}
 	process.ExtraFiles = []*os.File{theirs}
 	if err := container.Start(process); err != nil {
 		return nil, err
@@ -246,6 +266,11 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
+	stop, err := b.measure()
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
 	if err := b.container.Exec(); err != nil {
 		select {
 		case <-b.gone: // somebody has ended it while it waited
@@ -258,6 +283,9 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	case <-ctx.Done():
 		_ = b.container.Signal(unix.SIGKILL)
 		<-b.gone
+	case <-b.limit.Done():
+		_ = b.container.Signal(unix.SIGKILL)
+		<-b.gone
 	case <-b.gone:
 	}
 	// Every process of the container is gone with its first one, so the
@@ -266,6 +294,9 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
+	if b.limit.Err() != nil {
+		return 0, context.Cause(b.limit)
+	}
 	if b.state == nil {
 		return 0, fmt.Errorf("wait for container: %w", b.waitErr)
 	}
@@ -273,6 +304,36 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 		return 0, fmt.Errorf("read output: %w", copyErr)
 	}
 	return exitStatus(b.state), nil
+}
+
+// measure watches what the container uses from now on, until stop is called.
+func (b *box) measure() (stop func(), err error) {
+	if b.limits == (Limits{Output: b.limits.Output}) {
+		return func() {}, nil
+	}
+	pid, err := b.process.Pid()
+	if err != nil {
+		return nil, fmt.Errorf("start container: %w", err)
+	}
+	g, err := newGauge(b.limits, pid, b.disk)
+	if err != nil {
+		select {
+		case <-b.gone: // run tells how
+			return func() {}, nil
+		default:
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithCancel(b.limit)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer g.close()
+		if err := g.watch(ctx); err != nil {
+			b.over(err)
+		}
+	}()
+	return func() { cancel(); <-done }, nil
 }
 
 // exitStatus is the status of a program that has ended, or 128 and the number of
@@ -311,9 +372,26 @@ func (b *box) close() error {
 	return errors.Join(errs...)
 }
 
+// printed counts what a container prints, and ends it when that is too much.
+type printed struct {
+	io.Writer
+	b *box
+	n int64
+}
+
+// Write writes what is within the limit.
+func (p *printed) Write(data []byte) (int, error) {
+	if p.n += int64(len(data)); p.b.limits.Output > 0 && p.n > p.b.limits.Output {
+		p.b.over(fmt.Errorf("it has printed more than %s", size(p.b.limits.Output)))
+		return len(data), nil
+	}
+	return p.Writer.Write(data)
+}
+
 // outputs makes pipes for standard output and error. wait closes our copies of
 // the writing ends and returns when everything was copied.
-func outputs(cmd *Command) (out [2]*os.File, wait func() error, err error) {
+func (b *box) outputs() (out [2]*os.File, wait func() error, err error) {
+	cmd := b.cmd
 	var errs []chan error
 	pipe := func(dst io.Writer) (*os.File, error) {
 		r, w, err := os.Pipe()
@@ -323,7 +401,7 @@ func outputs(cmd *Command) (out [2]*os.File, wait func() error, err error) {
 		done := make(chan error, 1)
 		errs = append(errs, done)
 		go func() {
-			_, err := io.Copy(dst, r)
+			_, err := io.Copy(&printed{Writer: dst, b: b}, r)
 			r.Close()
 			done <- err
 		}()
@@ -403,7 +481,7 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC})
 		readonly = append(readonly, "/sys")
 	}
-	umask := uint32(0o022)
+	umask, killFirst := uint32(0o022), oomScore()
 	uid, gid, caps := c.uid, c.gid, cmd.Capabilities
 	if cmd.HostUser {
 		caps = held(caps)
@@ -421,6 +499,7 @@ func (c *Containers) config(root string, cmd *Command) *configs.Config {
 		GIDMappings:       gid,
 		NoNewPrivileges:   true,
 		NoNewKeyring:      true, // confine makes one
+		OomScoreAdj:       &killFirst,
 		RootlessCgroups:   true,
 		Cgroups:           &cgroups.Cgroup{Name: "ossify", Rootless: true, Resources: &cgroups.Resources{}},
 		Capabilities: &configs.Capabilities{

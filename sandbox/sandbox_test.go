@@ -244,6 +244,23 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestLimitsAlone has the kernel's limit without the engine's look, and too much output.
+func TestLimitsAlone(t *testing.T) {
+	h := newHost(t)
+	h.containers.Limits = sandbox.Limits{Output: 1 << 20}
+	if _, out, err := h.stage(context.Background(), `exec cat /dev/zero`, nil); err == nil || err.Error() != "it has printed more than 1 MiB" || len(out) > 1<<20 {
+		t.Errorf("output: %v, %d bytes", err, len(out))
+	}
+	h.containers.Limits = sandbox.Limits{Processes: 10}
+	res, out, err := h.stage(context.Background(), `ulimit -u; for i in 1 2 3 4 5 6 7 8; do sleep 60 & sleep 60 & done; wait`, nil)
+	if err == nil || err.Error() != "it has more than 10 processes and threads (--stage-pids)" {
+		t.Errorf("processes: %v, %+v\n%s", err, res, out)
+	}
+	if !strings.HasPrefix(out, "4106\n") {
+		t.Errorf("ulimit -u: %q", out)
+	}
+}
+
 // TestNothingLeft sees that no mount of a stage outlives it.
 func TestNothingLeft(t *testing.T) {
 	h := newHost(t)

@@ -54,7 +54,7 @@ func (p *PreparedStage) shell(ctx context.Context, s *Shell) (status int, err er
 		}
 	}
 	defer func() { err = errors.Join(err, hangUp()) }()
-	calls, err := startConfined(p.box.container, process)
+	calls, err := startConfined(p.box.container, process, 0)
 	if err != nil {
 		return 0, fmt.Errorf("start %s in the sandbox: %w", process.Args[0], err)
 	}

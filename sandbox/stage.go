@@ -216,6 +216,9 @@ func (c *Containers) PrepareStage(scratch string, root *BuildRoot, layer *overla
 		Capabilities: append(append([]string{}, DefaultCapabilities...), s.Capabilities...),
 		Stdout:       output, Stderr: output,
 	})
+	if err == nil {
+		p.box.disk = []string{scratch}
+	}
 	return p, err
 }
 
@@ -318,6 +321,9 @@ func (p *PreparedStage) Run(ctx context.Context, content *StageContent) (*StageR
 	}
 	if content.Instead != nil {
 		return &StageResult{}, content.Instead()
+	}
+	if content.Tree != nil {
+		p.box.disk = append(p.box.disk, content.Tree.Upper)
 	}
 	status, err := p.box.run(ctx)
 	if err != nil {

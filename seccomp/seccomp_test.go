@@ -135,9 +135,12 @@ func TestFilter(t *testing.T) {
 
 func TestList(t *testing.T) {
 	for want, refused := range map[string][]Refused{
-		"bpf(2)":           {{"bpf", ""}},
-		"bpf(2) (by perf)": {{"bpf", "perf"}},
-		"bpf(2) (by perf), a(2) and b(2) (by x y)": {{"bpf", "perf"}, {"a", ""}, {"b", "x y"}},
+		"":               nil,
+		"bpf(2)":         {{"bpf", ""}},
+		"bpf(2) by perf": {{"bpf", "perf"}},
+		"a(2) and b(2)":  {{"a", ""}, {"b", ""}},
+		"bpf(2), a(2) and c(2) by x y, b(2) by z":                {{"bpf", ""}, {"a", "x y"}, {"b", "z"}, {"c", "x y"}},
+		"a(2), b(2), c(2), d(2), e(2) and f(2) by x, and 2 more": {{"a", "x"}, {"b", "x"}, {"c", "x"}, {"d", "x"}, {"e", "x"}, {"f", "x"}, {"g", "x"}, {"h", "y"}},
 	} {
 		if got := List(refused); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -19,19 +19,39 @@ type Refused struct {
 	Call, Program string
 }
 
-// List is the calls in words: "bpf(2) (by perf) and keyctl(2) (by keyctl)".
+// listed is how many calls List names.
+const listed = 6
+
+// List is the calls in words, program by program: "bpf(2) by perf, keyctl(2) and add_key(2) by keyctl".
 func List(refused []Refused) string {
-	parts := make([]string, len(refused))
+	var programs []string
+	calls := map[string][]string{}
 	for i, r := range refused {
-		parts[i] = r.Call + "(2)"
-		if r.Program != "" {
-			parts[i] += " (by " + r.Program + ")"
+		if calls[r.Program] == nil {
+			programs = append(programs, r.Program)
+		}
+		if i < listed {
+			calls[r.Program] = append(calls[r.Program], r.Call+"(2)")
 		}
 	}
-	if n := len(parts); n > 1 {
-		return strings.Join(parts[:n-1], ", ") + " and " + parts[n-1]
+	var parts []string
+	for _, program := range programs {
+		names := calls[program]
+		if n := len(names); n > 1 {
+			names = append(names[:n-2], names[n-2]+" and "+names[n-1])
+		}
+		text := strings.Join(names, ", ")
+		if program != "" && text != "" {
+			text += " by " + program
+		}
+		if text != "" {
+			parts = append(parts, text)
+		}
 	}
-	return strings.Join(parts, "")
+	if more := len(refused) - listed; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Watcher refuses the calls that a filter asks about.

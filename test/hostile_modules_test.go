@@ -36,6 +36,9 @@ func misbehave(kind string) {
 		time.Sleep(time.Hour)
 	}
 	act, ok := hostileStages[kind]
+	if !ok {
+		act, ok = greed[kind]
+	}
 	if len(os.Args) > 1 && os.Args[1] == "--service-id" {
 		p := &peer{fd: 3}
 		var service func(*peer)
@@ -332,6 +335,7 @@ var hostileServices = map[string]func(*peer){
 
 var hostileStages = map[string]func(){
 	"ok":      func() {},
+	"calls":   callsStage,
 	"exit1":   func() { fmt.Println(nasty + "\nno luck today"); os.Exit(1) },
 	"exit255": func() { os.Exit(255) },
 	"killed":  die,

@@ -44,6 +44,9 @@ func newHostileLib(t *testing.T) *hostileLib {
 	for kind := range hostileStages {
 		stages = append(stages, kind)
 	}
+	for kind := range greed {
+		stages = append(stages, kind)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -35,6 +35,7 @@ type storeOptions struct {
 	// defaultLibdirs are searched if none is given.
 	defaultLibdirs []string
 	remote         cacheOptions
+	limits         limitOptions
 	quiet          bool
 	debug          bool
 }
@@ -47,6 +48,7 @@ func (o *storeOptions) addFlags(cmd *cobra.Command) {
 
 // addModules adds what running modules needs.
 func (o *storeOptions) addModules(cmd *cobra.Command) {
+	o.limits.addFlags(cmd)
 	o.addEngine(cmd)
 	cmd.Flags().BoolVar(&o.debug, "debug", false, "print to standard error how each container is laid out")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
@@ -165,6 +167,9 @@ type engine struct {
 // openEngine enters the user namespace and opens the store. The caller closes
 // the engine.
 func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
+	if err := o.limits.check(); err != nil {
+		return nil, err
+	}
 	// What the user's shell has open is not for modules.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("close descriptors for modules: %w", err)
@@ -186,6 +191,7 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 	if e.containers, err = sandbox.NewContainers(dir); err != nil {
 		return nil, err
 	}
+	e.containers.Limits = o.limits.limits()
 	if o.debug {
 		e.containers.Debug = os.Stderr
 	}
