@@ -88,7 +88,7 @@ type StageResult struct {
 	// Output is the end of what the stage printed.
 	Output string
 	// Error is what the module reported, or nil.
-	Error    *sandbox.StageError
+	Error *sandbox.StageError
 	// Refused are system calls that it made and may not.
 	Refused  []seccomp.Refused
 	Metadata json.RawMessage
