@@ -4,12 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/ossify/ossify/native"
+	"github.com/ossify/ossify/pipeline"
+	"github.com/ossify/ossify/sandbox"
 	"github.com/spf13/cobra"
 )
 
@@ -32,7 +36,142 @@ refused), and what it does.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object for each module")
+	cmd.AddCommand(showModuleCommand())
 	return cmd
+}
+
+// moduleShown is what is told of one module.
+type moduleShown struct {
+	Class   string   `json:"class"`
+	Name    string   `json:"name"`
+	Summary string   `json:"summary"`
+	Path    string   `json:"path,omitempty"`
+	Formats []string `json:"formats"`
+	// Capabilities are all that it runs with, Own those of them that only it has.
+	Capabilities []string `json:"capabilities"`
+	Own          []string `json:"own-capabilities"`
+	Network      bool     `json:"network"`
+	Sources      []string `json:"sources"`
+}
+
+func showModuleCommand() *cobra.Command {
+	var class string
+	var libdirs []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show what a module may do",
+		Long: `Shows what a module does and what it is given when it runs: its capabilities, which a stage and an
+assembler have in a user namespace of their own only, and whether it gets the network. Modules of a
+--libdir come before those of this program.`,
+		Args: arguments(1, 1, "one module is"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, err := findModule(libdirs, class, args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(os.Stdout, m)
+			}
+			return m.show(os.Stdout)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&class, "class", "", "family of the module, where several have the name: stage, assembler, ...")
+	f.StringArrayVarP(&libdirs, "libdir", "l", nil, "directory of modules (can be given several times)")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// findModule describes a module of the libdirs, or else of this program.
+func findModule(libdirs []string, class, name string) (*moduleShown, error) {
+	index, err := pipeline.OpenIndex(libdirs...)
+	if err != nil {
+		return nil, err
+	}
+	var found []*moduleShown
+	for _, family := range native.Families(sourceModules()) {
+		if class != "" && !strings.EqualFold(class, family.Class) {
+			continue
+		}
+		shown := &moduleShown{Class: family.Class, Name: name}
+		var meta pipeline.Meta
+		m, err := index.Module(family.Class, name)
+		switch {
+		case err == nil:
+			meta, shown.Path = m.Meta, m.Path
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		default:
+			data, readErr := family.Schemas.ReadFile(name + ".meta.json")
+			if errors.Is(readErr, fs.ErrNotExist) {
+				continue
+			}
+			if err := errors.Join(readErr, json.Unmarshal(data, &meta)); err != nil {
+				return nil, fmt.Errorf("%s.meta.json: %w", name, err)
+			}
+		}
+		shown.take(&meta)
+		found = append(found, shown)
+	}
+	switch len(found) {
+	case 0:
+		return nil, usageError{fmt.Errorf("there is no module %s; ossify modules lists those of ossify, --libdir adds others", name)}
+	case 1:
+		return found[0], nil
+	}
+	var classes []string
+	for _, m := range found {
+		classes = append(classes, strings.ToLower(m.Class))
+	}
+	return nil, usageError{fmt.Errorf("%s is the name of several modules: choose with --class %s", name, strings.Join(classes, " or --class "))}
+}
+
+// take is what the module's description says.
+func (m *moduleShown) take(meta *pipeline.Meta) {
+	m.Summary, m.Sources = meta.Summary, append([]string{}, meta.Sources...)
+	m.Formats, m.Capabilities, m.Own = []string{}, []string{}, []string{}
+	if len(meta.Schema) > 0 {
+		m.Formats = append(m.Formats, "1")
+	}
+	if len(meta.Schema) > 0 || len(meta.Schema2) > 0 {
+		m.Formats = append(m.Formats, "2")
+	}
+	switch m.Class {
+	case "Stage", "Assembler":
+		m.Network = meta.Network
+		for _, name := range meta.Capabilities {
+			if !slices.Contains(sandbox.DefaultCapabilities, name) {
+				m.Own = append(m.Own, name)
+			}
+		}
+		m.Capabilities = append(slices.Clone(sandbox.DefaultCapabilities), m.Own...)
+		slices.Sort(m.Capabilities)
+	case "Runner":
+		m.Capabilities = sandbox.DefaultCapabilities
+	case "Source":
+		m.Network = true
+	}
+}
+
+func (m *moduleShown) show(to io.Writer) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	line := func(name string, values ...string) {
+		if text := strings.Join(values, ", "); text != "" {
+			fmt.Fprintf(w, "%s\t%s\n", name, text)
+		}
+	}
+	line(strings.ToLower(m.Class), printable(m.Name))
+	line("summary", printable(m.Summary))
+	line("file", printable(m.Path))
+	line("formats", m.Formats...)
+	line("network", map[bool]string{true: "yes", false: "none"}[m.Network])
+	line("sources", m.Sources...)
+	for i, names := range slices.Collect(slices.Chunk(m.Capabilities, 5)) {
+		line([]string{"capabilities", ""}[min(i, 1)], names...)
+	}
+	line("its own", m.Own...)
+	return w.Flush()
 }
 
 // moduleInfo is what is told of a module.
