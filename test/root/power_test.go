@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -112,10 +111,7 @@ func ownMounts(t *testing.T) {
 
 func newPower(t *testing.T) *power {
 	t.Helper()
-	p := &power{t: t, user: "ossify-power", ossify: program(t)}
-	if _, err := user.Lookup(p.user); err == nil {
-		output(t, "userdel", "-r", p.user)
-	}
+	p := &power{t: t, user: fmt.Sprintf("ossify-power-%d", os.Getpid()), ossify: program(t)}
 	output(t, "useradd", "--create-home", "--user-group", p.user)
 	t.Cleanup(func() { output(t, "userdel", "-r", p.user) })
 	var err error
