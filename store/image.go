@@ -211,7 +211,7 @@ func (s *Store) noteDigests(digests map[string]archived) (err error) {
 		err = ioutils.AtomicWriteFile(path, data, 0o600)
 	}
 	if err == nil {
-		err = lock.Touch()
+		_, err = lock.RecordWrite()
 	}
 	if err != nil {
 		return fmt.Errorf("note digests of layers: %w", err)

@@ -583,8 +583,8 @@ func eight(round int) (manifests []string, distinct int) {
 		}
 		hostname := fmt.Sprintf(`{"type": "org.osbuild.hostname", "options": {"hostname": "round%d"}}`, round)
 		etc := `{"type": "org.osbuild.mkdir", "options": {"paths": [{"path": "/etc"}]}}`
-		tar := fmt.Sprintf(`{"type": "org.osbuild.tar", "options": {"filename": "tree.tar"},
-			"inputs": {"tree": {"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": ["name:shared"]}}}`)
+		tar := `{"type": "org.osbuild.tar", "options": {"filename": "tree.tar"},
+			"inputs": {"tree": {"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": ["name:shared"]}}}`
 		add("shared", "", etc, hostname, noop("shared", 1), noop("shared", 2))
 		add("pair", "", etc, noop("prefix", 1), noop(fmt.Sprint("pair", i/2), 1), noop("same", 1))
 		add("own", "", etc, noop("prefix", 1), noop(fmt.Sprint("own", i), 1), noop("same", 1))

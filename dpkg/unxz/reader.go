@@ -26,14 +26,13 @@ const (
 // Reader reads the decompressed bytes of an xz stream. It is not safe for
 // concurrent use.
 type Reader struct {
-	cur     []byte
-	buf     []byte // backs cur, goes to free
-	ahead   []chan decoded
-	free    chan []byte
-	start   func() (chan decoded, bool)
-	pending int
-	err     error
-	stream  io.Reader
+	cur    []byte
+	buf    []byte // backs cur, goes to free
+	ahead  []chan decoded
+	free   chan []byte
+	start  func() (chan decoded, bool)
+	err    error
+	stream io.Reader
 }
 
 type decoded struct {
