@@ -177,14 +177,15 @@ type box struct {
 	// over ends the container at one of its limits, which limit then says.
 	limit context.Context
 	over  context.CancelCauseFunc
-	// disk are directories on the disk that the container writes to.
-	disk []string
+	// shared and disk are directories that the container writes to, in memory and on the disk.
+	shared string
+	disk   []string
 }
 
 // start makes the container of a command, up to the moment before its program
 // starts. The caller closes it.
 func (c *Containers) start(id, root string, cmd *Command) (*box, error) {
-	b := &box{cmd: cmd, limits: c.Limits, gone: make(chan struct{})}
+	b := &box{cmd: cmd, limits: c.Limits, shared: c.dir, gone: make(chan struct{})}
 	b.limit, b.over = context.WithCancelCause(context.Background())
 	started := make(chan error, 1)
 	go func() {
@@ -315,7 +316,7 @@ func (b *box) measure() (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start container: %w", err)
 	}
-	g, err := newGauge(b.limits, pid, b.disk)
+	g, err := newGauge(b.limits, pid, b.shared, b.disk)
 	if err != nil {
 		select {
 		case <-b.gone: // run tells how

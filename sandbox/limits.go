@@ -37,7 +37,7 @@ type Limits struct {
 const lookEvery = 100 * time.Millisecond
 
 // spare is how many tasks the engine and the containers beside this one may have.
-const spare = 4096
+const spare = 512
 
 // kernelProcesses is the number of tasks for the kernel to enforce, 0 for none: it counts what the
 // engine's user namespace has, too (setrlimit(2), RLIMIT_NPROC; since Linux 5.14).
@@ -62,8 +62,9 @@ type gauge struct {
 	free unix.Statfs_t
 }
 
-// newGauge prepares for a container whose first process waits to be let go. The caller closes it.
-func newGauge(limits Limits, pid int, disk []string) (*gauge, error) {
+// newGauge prepares for a container whose first process waits to be let go. shared is where the
+// engine keeps what containers write outside their trees. The caller closes it.
+func newGauge(limits Limits, pid int, shared string, disk []string) (*gauge, error) {
 	g := &gauge{limits: limits}
 	root := fmt.Sprintf("/proc/%d/root", pid)
 	var err error
@@ -75,8 +76,8 @@ func newGauge(limits Limits, pid int, disk []string) (*gauge, error) {
 		g.close()
 		return nil, fmt.Errorf("watch what a container uses: its /proc is not there (%v)", err)
 	}
-	for _, dir := range []string{"/run", "/tmp", "/dev/shm", "/etc"} {
-		fd, err := unix.Open(root+dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for _, dir := range []string{root + "/run", root + "/tmp", root + "/dev/shm", shared} {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err == nil { // a whole system as build root has no /tmp of its own
 			g.files = append(g.files, os.NewFile(uintptr(fd), dir))
 		}
@@ -231,8 +232,7 @@ func pssOf(dir int, pid string) int64 {
 	return 0
 }
 
-// inFiles is what files in memory take, in bytes; those of an overlay are on the disk, or in the
-// engine's memory.
+// inFiles is what files in memory take, in bytes.
 func (g *gauge) inFiles() (n int64) {
 	for _, f := range g.files {
 		var st unix.Statfs_t

@@ -14,9 +14,9 @@ type limitOptions struct {
 	pids         int
 }
 
-// What a stage may have if nothing is said. podman gives a container 2048 processes.
+// What a stage may have if nothing is said; podman gives a container as many processes.
 const (
-	defaultPids = 4096
+	defaultPids = 2048
 	maxPrinted  = 1 << 30 // bytes
 )
 
