@@ -32,8 +32,15 @@ func confine() error {
 	if err != nil {
 		return err
 	}
-	err = unix.Sendmsg(listenerFD, []byte{0}, unix.UnixRights(listener), nil, 0)
-	return errors.Join(err, unix.Close(listener), unix.Close(listenerFD))
+	var rights []byte
+	if listener >= 0 {
+		defer unix.Close(listener)
+		rights = unix.UnixRights(listener)
+	}
+	if err := unix.Sendmsg(listenerFD, []byte{0}, rights, nil, 0); err != nil {
+		return fmt.Errorf("send the listener of the system-call filter: %w", err)
+	}
+	return unix.Close(listenerFD)
 }
 
 // scope keeps signals and abstract sockets inside, from Linux 6.12 on (landlock(7)); with a network
@@ -65,12 +72,16 @@ func listenerPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "listener"), os.NewFile(uintptr(fds[1]), "listener"), nil
 }
 
-// watch takes the listener that a container which has been started has sent, and answers it.
+// watch takes the listener that a container which has been started has sent, and answers it. It
+// returns nil if there is none.
 func watch(ours *os.File) (*seccomp.Watcher, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(ours.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	if err != nil {
 		return nil, fmt.Errorf("get the listener of the system-call filter: %w", err)
+	}
+	if n == 0 {
+		return nil, nil
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(messages) != 1 {

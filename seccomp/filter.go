@@ -3,6 +3,7 @@ package seccomp
 import (
 	"fmt"
 	"slices"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,15 +48,17 @@ const (
 const (
 	allow = unix.SECCOMP_RET_ALLOW
 	tell  = unix.SECCOMP_RET_USER_NOTIF
+	// refuse is for where nobody can be told.
+	refuse = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	// unknown is for calls that are newer than the profile: programs then do without.
 	unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 )
 
-// filter is the program of all tables. Every jump in it but those over a whole table is short.
-func filter() []unix.SockFilter {
-	program := []unix.SockFilter{load(atArchitecture)}
+// filter is the program of all tables, with what becomes of refused calls. Every jump in it but those over a whole table is short.
+func filter(refuse uint32) []unix.SockFilter {
+	program := []unix.SockFilter{take(atArchitecture)}
 	for _, t := range tables {
-		part := t.filter()
+		part := t.filter(refuse)
 		program = append(program,
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: t.architecture, Jt: 1},
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(len(part))},
@@ -65,14 +68,14 @@ func filter() []unix.SockFilter {
 	return append(program, result(unknown))
 }
 
-func (t *table) filter() []unix.SockFilter {
-	program := []unix.SockFilter{load(atNumber)}
+func (t *table) filter(refuse uint32) []unix.SockFilter {
+	program := []unix.SockFilter{take(atNumber)}
 	for _, r := range t.rules {
-		match, other := uint32(allow), uint32(tell)
+		match, other := uint32(allow), refuse
 		if r.refuse {
 			match, other = other, match
 		}
-		part := []unix.SockFilter{load(atArguments + 8*uint32(r.argument) + lowerHalf)}
+		part := []unix.SockFilter{take(atArguments + 8*uint32(r.argument) + lowerHalf)}
 		for i, value := range r.values {
 			// To the last instruction.
 			part = append(part, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jt: uint8(len(r.values) - i)})
@@ -91,7 +94,7 @@ func (t *table) filter() []unix.SockFilter {
 	for _, c := range t.refused {
 		program = append(program,
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: c.nr, Jf: 1},
-			result(tell),
+			result(refuse),
 		)
 	}
 	return append(program, result(unknown))
@@ -101,7 +104,7 @@ func (t *table) filter() []unix.SockFilter {
 // which are all of little endian.
 const lowerHalf = 0
 
-func load(at uint32) unix.SockFilter {
+func take(at uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
 }
 
@@ -129,13 +132,23 @@ func nameOf(architecture, nr uint32) string {
 
 // Load puts the profile on the calling thread and on what it executes from now on; the caller has
 // locked the goroutine to it, and has set no_new_privs or is root of its user namespace. listener
-// is for Watch, in another process; as long as nobody watches, refused calls wait.
+// is for Watch, in another process; as long as nobody watches, refused calls wait. It is -1 where
+// somebody else is told of system calls already, as some container managers are (seccomp_unotify(2)):
+// then they fail at once.
 func Load() (listener int, err error) {
-	program := filter()
-	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+	fd, errno := load(filter(tell), unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	if errno == unix.EBUSY {
+		_, errno = load(filter(refuse), 0)
+		fd = -1
+	}
 	if errno != 0 {
 		return -1, fmt.Errorf("load the system-call filter: %w", errno)
 	}
-	return int(fd), nil
+	return fd, nil
+}
+
+func load(program []unix.SockFilter, flags uintptr) (fd int, errno syscall.Errno) {
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+	return int(r), errno
 }

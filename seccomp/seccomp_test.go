@@ -33,7 +33,7 @@ func TestFilter(t *testing.T) {
 		native, compat = arch.AARCH64, arch.ARM
 	}
 	var raw []bpf.Instruction
-	for _, f := range filter() {
+	for _, f := range filter(tell) {
 		raw = append(raw, bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}.Disassemble())
 	}
 	vm, err := bpf.NewVM(raw)

@@ -144,8 +144,11 @@ func (w *Watcher) note(n *notification) {
 	w.refused = append(w.refused, Refused{Call: name, Program: string(bytes.TrimSpace(comm))})
 }
 
-// Refused are the calls that were refused until now, in their order.
+// Refused are the calls that were refused until now, in their order; of no watcher none are known.
 func (w *Watcher) Refused() []Refused {
+	if w == nil {
+		return nil
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]Refused(nil), w.refused...)
@@ -153,6 +156,9 @@ func (w *Watcher) Refused() []Refused {
 
 // Close ends the watching. Calls that are refused afterwards fail with ENOSYS.
 func (w *Watcher) Close() error {
+	if w == nil {
+		return nil
+	}
 	err := w.listener.Close()
 	<-w.done
 	return err

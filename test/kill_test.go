@@ -2,9 +2,11 @@ package test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -143,16 +145,43 @@ func TestStageDiesWithEngine(t *testing.T) {
 	until("the stage outlives the engine", 0)
 }
 
-// processes lists those that have the store's path on their command line.
+// processes lists those of this user that have the store's path on their command line.
 func processes(store string) []string {
 	var found []string
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range paths {
-		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), store) {
+		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), store) && ours(filepath.Dir(path)) {
 			found = append(found, strings.ReplaceAll(string(data), "\x00", " "))
 		}
 	}
 	return found
+}
+
+// ours says whether a process is of this user, or of one of the user's subordinate ids; other users may run
+// the same tests.
+func ours(proc string) bool {
+	info, err := os.Stat(proc)
+	if err != nil {
+		return false
+	}
+	uid := int64(info.Sys().(*syscall.Stat_t).Uid)
+	if uid == int64(os.Getuid()) {
+		return true
+	}
+	me, err := user.Current()
+	if err != nil {
+		return true
+	}
+	ranges, _ := os.ReadFile("/etc/subuid")
+	for line := range strings.Lines(string(ranges)) {
+		var first, n int64
+		if text, ok := strings.CutPrefix(line, me.Username+":"); ok {
+			if _, err := fmt.Sscanf(text, "%d:%d", &first, &n); err == nil && uid >= first && uid < first+n {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // waitGone waits until the processes of a killed build are gone and its locks
