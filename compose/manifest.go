@@ -308,9 +308,18 @@ func accountStages(cust *Customizations) []stage {
 	return out
 }
 
+// systemUsers are those that every distribution has already, with homes of their own.
+var systemUsers = []string{
+	"root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup", "list",
+	"irc", "nobody", "_apt", "adm", "shutdown", "halt", "operator", "ftp",
+}
+
 func (u *User) options() object {
-	// Debian's useradd would take /bin/sh.
+	// Debian's useradd would take /bin/sh, and makes a home directory for those only for whom it is asked to.
 	o := object{"shell": "/bin/bash"}
+	if !slices.Contains(systemUsers, u.Name) {
+		o["home"] = "/home/" + u.Name
+	}
 	for key, value := range map[string]string{"description": u.Description, "home": u.Home, "shell": u.Shell} {
 		if value != "" {
 			o[key] = value

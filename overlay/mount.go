@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -110,7 +111,10 @@ func (s *Stack) mountNew(target string) error {
 			return fmt.Errorf("overlay: option %s: %w", flag, err)
 		}
 	}
-	if err := unix.FsconfigCreate(fsfd); err != nil {
+	// Before 6.5 all options were first looked at here.
+	if err := unix.FsconfigCreate(fsfd); errors.Is(err, unix.EINVAL) {
+		return errNoLowerAppend
+	} else if err != nil {
 		return fmt.Errorf("mount overlay at %s: %w", target, err)
 	}
 	attr := 0
@@ -128,27 +132,42 @@ func (s *Stack) mountNew(target string) error {
 	return nil
 }
 
-// mountOld uses mount(2), whose options must fit into one page; paths relative
-// to a common parent keep them short.
+// mountOld uses mount(2), whose options must fit into one page: directories are named by the numbers of
+// their descriptors, which is short, and cannot have a colon or comma in it.
 func (s *Stack) mountOld(target string) error {
-	base := commonParent(s.Lower)
-	short := make([]string, len(s.Lower))
-	for i, dir := range s.Lower {
-		rel, err := filepath.Rel(base, dir)
-		if err != nil {
-			return fmt.Errorf("overlay: %w", err)
+	var opened []int
+	defer func() {
+		for _, fd := range opened {
+			unix.Close(fd)
 		}
-		short[i] = rel
+	}()
+	number := func(dir string) (string, error) {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", fmt.Errorf("overlay: open %s: %w", dir, err)
+		}
+		opened = append(opened, fd)
+		return strconv.Itoa(fd), nil
 	}
-	opts := "lowerdir=" + strings.Join(short, ":")
+	lower := make([]string, len(s.Lower))
+	for i, dir := range s.Lower {
+		var err error
+		if lower[i], err = number(dir); err != nil {
+			return err
+		}
+	}
+	opts := "lowerdir=" + strings.Join(lower, ":")
 	if s.Upper != "" {
-		opts += ",upperdir=" + s.Upper + ",workdir=" + s.Work
+		upper, upperErr := number(s.Upper)
+		work, err := number(s.Work)
+		if err := cmp.Or(upperErr, err); err != nil {
+			return err
+		}
+		opts += ",upperdir=" + upper + ",workdir=" + work
 	}
-	if flags := s.flags(); len(flags) > 0 {
-		opts += "," + strings.Join(flags, ",")
-	}
+	opts += "," + strings.Join(s.flags(), ",")
 	if len(opts) >= os.Getpagesize() {
-		return fmt.Errorf("mount overlay: %d layers are too many for this kernel (6.8 or later takes 500)", len(s.Lower))
+		return fmt.Errorf("mount overlay: %d layers are too many for this kernel", len(s.Lower))
 	}
 	flags := uintptr(0)
 	if s.Upper == "" {
@@ -161,7 +180,7 @@ func (s *Stack) mountOld(target string) error {
 		runtime.LockOSThread()
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
-			err = unix.Chdir(base)
+			err = unix.Chdir("/proc/self/fd")
 		}
 		if err == nil {
 			err = unix.Mount(cmp.Or(s.Source, "overlay"), target, "overlay", flags, opts)
@@ -182,17 +201,4 @@ func (s *Stack) flags() []string {
 		flags = append(flags, "volatile")
 	}
 	return flags
-}
-
-func commonParent(paths []string) string {
-	if len(paths) == 0 {
-		return "/"
-	}
-	parent := filepath.Dir(paths[0])
-	for _, p := range paths[1:] {
-		for parent != "/" && !strings.HasPrefix(p, parent+"/") {
-			parent = filepath.Dir(parent)
-		}
-	}
-	return parent
 }

@@ -93,6 +93,8 @@ type Containers struct {
 	Limits Limits
 
 	dir string
+	// groups is the directory for control groups of containers, "" where there are none.
+	groups func() string
 	// loops says that stages can have loop devices.
 	loops    bool
 	uid, gid []configs.IDMap
@@ -102,13 +104,28 @@ type Containers struct {
 // their trees live in dir, best a tmpfs, which the caller removes when all have
 // ended.
 func NewContainers(dir string) (*Containers, error) {
-	c := &Containers{dir: dir, loops: loopsAllowed()}
+	c := &Containers{dir: dir, loops: loopsAllowed(), groups: func() string { return "" }}
 	var err error
 	if c.uid, err = nestedMap("/proc/self/uid_map"); err != nil {
 		return nil, err
 	}
 	c.gid, err = nestedMap("/proc/self/gid_map")
 	return c, err
+}
+
+// Delegate asks systemd for control groups for the limits; the first container waits for the answer.
+func (c *Containers) Delegate() {
+	c.groups = sync.OnceValue(func() string {
+		dir, err := delegate()
+		if err != nil && c.Debug != nil {
+			fmt.Fprintf(c.Debug, "limits without control groups: %v\n", err)
+		}
+		if err != nil {
+			return ""
+		}
+		return dir
+	})
+	go c.groups()
 }
 
 // layout is Layout, told to Debug.
@@ -177,6 +194,8 @@ type box struct {
 	// over ends the container at one of its limits, which limit then says.
 	limit context.Context
 	over  context.CancelCauseFunc
+	// groups is a directory for the container's control group, or "".
+	groups string
 	// shared and disk are directories that the container writes to, in memory and on the disk.
 	shared string
 	disk   []string
@@ -185,7 +204,7 @@ type box struct {
 // start makes the container of a command, up to the moment before its program
 // starts. The caller closes it.
 func (c *Containers) start(id, root string, cmd *Command) (*box, error) {
-	b := &box{cmd: cmd, limits: c.Limits, shared: c.dir, gone: make(chan struct{})}
+	b := &box{cmd: cmd, limits: c.Limits, groups: c.groups(), shared: c.dir, gone: make(chan struct{})}
 	b.limit, b.over = context.WithCancelCause(context.Background())
 	started := make(chan error, 1)
 	go func() {
@@ -271,7 +290,11 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer stop()
+	defer func() {
+		if endErr := stop(); err == nil && endErr != nil {
+			status, err = 0, endErr
+		}
+	}()
 	if err := b.container.Exec(); err != nil {
 		select {
 		case <-b.gone: // somebody has ended it while it waited
@@ -307,10 +330,11 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	return exitStatus(b.state), nil
 }
 
-// measure watches what the container uses from now on, until stop is called.
-func (b *box) measure() (stop func(), err error) {
+// measure watches what the container uses from now on, until stop is called, which says whether it was
+// too much.
+func (b *box) measure() (stop func() error, err error) {
 	if b.limits == (Limits{Output: b.limits.Output}) {
-		return func() {}, nil
+		return func() error { return nil }, nil
 	}
 	pid, err := b.process.Pid()
 	if err != nil {
@@ -320,21 +344,28 @@ func (b *box) measure() (stop func(), err error) {
 	if err != nil {
 		select {
 		case <-b.gone: // run tells how
-			return func() {}, nil
+			return func() error { return nil }, nil
 		default:
 			return nil, err
 		}
+	}
+	if b.groups != "" {
+		// It can fail for what was made before systemd had answered.
+		g.group, _ = newGroup(b.groups, b.container.ID(), b.limits, pid)
 	}
 	ctx, cancel := context.WithCancel(b.limit)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer g.close()
 		if err := g.watch(ctx); err != nil {
 			b.over(err)
 		}
 	}()
-	return func() { cancel(); <-done }, nil
+	return sync.OnceValue(func() error {
+		cancel()
+		<-done
+		return g.close()
+	}), nil
 }
 
 // exitStatus is the status of a program that has ended, or 128 and the number of

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -18,10 +19,10 @@ import (
 
 // Limits bound what each container may use; 0 is no limit.
 //
-// Control groups could do it, but a program gets some of its own only from a systemd session, and
-// those of a killed engine stay. So the engine looks at what a container uses, ten times a second,
-// and ends it. What can happen in between is bounded by the kernel: the number of processes, and
-// that it ends a container's processes first when there is no memory left.
+// Where systemd gives the engine control groups, the kernel enforces those of memory and processes.
+// Elsewhere the engine looks at what a container uses, ten times a second, and ends it; what can happen in
+// between is bounded by the kernel as well: the number of processes, and that it ends a container's
+// processes first when there is no memory left. Disk and output are always the engine's.
 type Limits struct {
 	// Memory is in bytes, of all processes together, with what files in /run, /tmp and /dev/shm take.
 	Memory int64
@@ -31,6 +32,14 @@ type Limits struct {
 	Disk int64
 	// Output is what it prints, in bytes.
 	Output int64
+}
+
+func (l Limits) overProcesses() error {
+	return fmt.Errorf("it has more than %d processes and threads (--stage-pids)", l.Processes)
+}
+
+func (l Limits) overMemory() error {
+	return fmt.Errorf("it uses more than %s of memory (--stage-memory)", size(l.Memory))
 }
 
 // lookEvery is how long a container can be above a limit, unless the machine is slow.
@@ -52,6 +61,8 @@ func (l Limits) kernelProcesses() uint64 {
 // gauge measures what a container uses.
 type gauge struct {
 	limits Limits
+	// group is nil if the container has none.
+	group *group
 	// proc is /proc of the container, which it can cover but not take away.
 	proc *os.File
 	// files are directories on filesystems in memory, used is what was in them at first, in bytes.
@@ -97,11 +108,19 @@ func newGauge(limits Limits, pid int, shared string, disk []string) (*gauge, err
 	return g, nil
 }
 
-func (g *gauge) close() {
+// close returns what the kernel has ended the container for.
+func (g *gauge) close() (err error) {
 	g.proc.Close()
 	for _, f := range g.files {
 		f.Close()
 	}
+	if g.group != nil {
+		if event(g.group.dir, "memory.events", "oom_kill") > 0 {
+			err = g.limits.overMemory()
+		}
+		err = errors.Join(err, g.group.remove())
+	}
+	return err
 }
 
 // watch returns when the context is done, nil, or when the container is above a limit.
@@ -122,12 +141,29 @@ func (g *gauge) watch(ctx context.Context) error {
 
 // look returns an error if the container is above a limit.
 func (g *gauge) look() error {
+	if g.group != nil {
+		if err := g.group.over(); err != nil {
+			return err
+		}
+	} else if err := g.lookAtProcesses(); err != nil {
+		return err
+	}
+	if l := g.limits.Disk; l > 0 && len(g.disk) > 0 && g.mayHaveWritten() > l {
+		if written(g.disk) > l {
+			return fmt.Errorf("it has written more than %s (--stage-disk)", size(l))
+		}
+	}
+	return nil
+}
+
+// lookAtProcesses does without a control group.
+func (g *gauge) lookAtProcesses() error {
 	tasks, memory, err := g.processes(rssOf)
 	if err != nil {
 		return nil // it has just ended
 	}
 	if l := g.limits.Processes; l > 0 && tasks > l {
-		return fmt.Errorf("it has more than %d processes and threads (--stage-pids)", l)
+		return g.limits.overProcesses()
 	}
 	if l := g.limits.Memory; l > 0 {
 		// Pages that processes share are counted once for each of them here, and right there, which takes longer.
@@ -137,16 +173,11 @@ func (g *gauge) look() error {
 			}
 		}
 		if memory += g.inFiles() - g.used; memory > l {
-			return fmt.Errorf("it uses more than %s of memory (--stage-memory)", size(l))
+			return g.limits.overMemory()
 		}
 		// What it has mounted itself is not seen.
 		if available, total := machineMemory(); available < total/50 {
 			return fmt.Errorf("the machine has only %s of memory left", size(available))
-		}
-	}
-	if l := g.limits.Disk; l > 0 && len(g.disk) > 0 && g.mayHaveWritten() > l {
-		if written(g.disk) > l {
-			return fmt.Errorf("it has written more than %s (--stage-disk)", size(l))
 		}
 	}
 	return nil

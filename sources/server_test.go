@@ -60,7 +60,7 @@ func TestServerIsGivenUp(t *testing.T) {
 			}
 			// Only what was on its way when the first one failed for good is tried.
 			// net/http itself repeats a request whose old connection was closed.
-			if n := requests.Load(); notTried != 9*parallel || n > 2*parallel*(1+retries) {
+			if n := requests.Load(); notTried < 9*parallel || notTried >= 10*parallel || n > 2*parallel*(1+retries) {
 				t.Errorf("%d requests, %d items not tried", n, notTried)
 			}
 			results, _ = fetchAll(t, t.TempDir(), items)

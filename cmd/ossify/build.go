@@ -195,6 +195,9 @@ func openEngine(o *storeOptions, mon monitor.Monitor) (_ *engine, err error) {
 	if o.debug {
 		e.containers.Debug = os.Stderr
 	}
+	if o.limits.memory.text != "" || o.limits.pids > 0 {
+		e.containers.Delegate()
+	}
 	libdir, err := nativeLibdir(e.store)
 	if err != nil {
 		return nil, err
