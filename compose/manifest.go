@@ -134,7 +134,7 @@ func (c *composer) debianStages(inline map[string]any) ([]stage, error) {
 	}
 	stages = append(stages, fileStages(c.systemFiles(), inline)...)
 	stages = append(stages, placeStages(cust)...)
-	stages = append(stages, accountStages(cust)...)
+	stages = append(stages, accountStages(cust, true)...)
 	stages = append(stages, customFileStages(cust, inline)...)
 	stages = append(stages, debianServices(&cust.Services))
 	stages = append(stages, identityStages(cust)...)
@@ -272,7 +272,8 @@ func hosts(hostname string) string {
 	return "127.0.0.1\tlocalhost\n" + own + "::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
 }
 
-func accountStages(cust *Customizations) []stage {
+// accountStages make groups and users; homes says that these have to ask for their home directories.
+func accountStages(cust *Customizations, homes bool) []stage {
 	var out []stage
 	if len(cust.Groups) > 0 {
 		groups := object{}
@@ -286,7 +287,7 @@ func accountStages(cust *Customizations) []stage {
 	}
 	users, keys := map[string]object{}, map[string][]string{}
 	for _, u := range cust.Users {
-		users[u.Name] = u.options()
+		users[u.Name] = u.options(homes)
 		if u.Key != "" {
 			keys[u.Name] = append(keys[u.Name], strings.TrimSpace(u.Key))
 		}
@@ -314,10 +315,10 @@ var systemUsers = []string{
 	"irc", "nobody", "_apt", "adm", "shutdown", "halt", "operator", "ftp",
 }
 
-func (u *User) options() object {
-	// Debian's useradd would take /bin/sh, and makes a home directory for those only for whom it is asked to.
+func (u *User) options(home bool) object {
+	// Debian's useradd would take /bin/sh.
 	o := object{"shell": "/bin/bash"}
-	if !slices.Contains(systemUsers, u.Name) {
+	if home && !slices.Contains(systemUsers, u.Name) {
 		o["home"] = "/home/" + u.Name
 	}
 	for key, value := range map[string]string{"description": u.Description, "home": u.Home, "shell": u.Shell} {

@@ -49,7 +49,7 @@ func (c *composer) rpmStages(inline map[string]any) ([]stage, error) {
 	if servers := cust.Timezone.NTPServers; len(servers) > 0 {
 		stages = append(stages, stage{Type: "org.osbuild.chrony", Options: object{"timeservers": servers}})
 	}
-	stages = append(stages, accountStages(cust)...)
+	stages = append(stages, accountStages(cust, false)...)
 	stages = append(stages, customFileStages(cust, inline)...)
 	if s := &cust.Services; len(s.Enabled)+len(s.Disabled)+len(s.Masked) > 0 {
 		stages = append(stages, serviceStage(s))
