@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,13 +41,12 @@ func (s *Stack) Mount(target string) (unmount func() error, err error) {
 		alone.Lower = []string{s.Lower[0], target}
 		s = &alone
 	}
-	if err := s.mountNew(target); err != nil {
-		if !errors.Is(err, errNoLowerAppend) {
-			return nil, err
-		}
-		if err := s.mountOld(target); err != nil {
-			return nil, err
-		}
+	mount := s.mountOld
+	if takesLowerSingly() {
+		mount = s.mountNew
+	}
+	if err := mount(target); err != nil {
+		return nil, err
 	}
 	return func() error {
 		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -69,9 +69,17 @@ func (s *Stack) forgetVolatile() error {
 	return nil
 }
 
-// errNoLowerAppend says that the kernel (before 6.8) does not take lower
-// directories one at a time.
-var errNoLowerAppend = errors.New("overlay without lowerdir+")
+// takesLowerSingly says whether the kernel takes lower directories one at a time (Linux 6.8); others write a
+// line to their log when they are asked.
+var takesLowerSingly = sync.OnceValue(func() bool {
+	var name unix.Utsname
+	var major, minor int
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 6 || major == 6 && minor >= 8)
+})
 
 // mountNew uses the mount API of file descriptors, which has no limit on the
 // length of options: 500 lower directories are possible (fsconfig(2)).
@@ -87,9 +95,6 @@ func (s *Stack) mountNew(target string) error {
 	}
 	for _, dir := range lower {
 		if err := unix.FsconfigSetString(fsfd, "lowerdir+", dir); err != nil {
-			if errors.Is(err, unix.EINVAL) {
-				return errNoLowerAppend
-			}
 			return fmt.Errorf("overlay: add %s: %w", dir, err)
 		}
 	}
@@ -111,10 +116,7 @@ func (s *Stack) mountNew(target string) error {
 			return fmt.Errorf("overlay: option %s: %w", flag, err)
 		}
 	}
-	// Before 6.5 all options were first looked at here.
-	if err := unix.FsconfigCreate(fsfd); errors.Is(err, unix.EINVAL) {
-		return errNoLowerAppend
-	} else if err != nil {
+	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return fmt.Errorf("mount overlay at %s: %w", target, err)
 	}
 	attr := 0
