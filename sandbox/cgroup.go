@@ -98,7 +98,7 @@ func startScope(address string, uid int, scope string) error {
 	_, err = conn.StartTransientUnitContext(ctx, scope, "fail", []systemd.Property{
 		systemd.PropDescription("ossify"),
 		systemd.PropPids(uint32(os.Getpid())),
-		{Name: "Delegate", Value: dbus.MakeVariant([]string{"memory", "pids"})},
+		{Name: "Delegate", Value: dbus.MakeVariant(true)},
 		{Name: "CollectMode", Value: dbus.MakeVariant("inactive-or-failed")},
 	}, done)
 	if err != nil {
