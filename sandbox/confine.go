@@ -84,11 +84,8 @@ func (c *Confinement) ops() ([]Op, error) {
 		seen = append(seen, path)
 	}
 	for _, path := range append(inEtc(systemFiles), systemCertificates) {
-		if st, err := os.Stat(path); err == nil {
-			ops = append(ops, Bind{Source: path, Target: path})
-			if st.IsDir() {
-				seen = append(seen, path)
-			}
+		if _, err := os.Stat(path); err == nil {
+			ops, seen = append(ops, Bind{Source: path, Target: path}), append(seen, path)
 		}
 	}
 	ops = append(ops,
@@ -104,14 +101,11 @@ func (c *Confinement) ops() ([]Op, error) {
 	}
 	ops = append(ops, Tmpfs{Target: "/dev/shm", Mode: 0o1777}, Protect{Target: "/dev"})
 	for _, b := range c.Show {
-		st, err := os.Stat(b.Source)
+		_, err := os.Stat(b.Source)
 		if err != nil || slices.ContainsFunc(seen, func(dir string) bool { return isBelow(b.Target, dir) }) {
 			continue // the service says what it misses
 		}
-		ops = append(ops, b)
-		if st.IsDir() {
-			seen = append(seen, b.Target)
-		}
+		ops, seen = append(ops, b), append(seen, b.Target)
 	}
 	for _, dir := range c.Own {
 		ops = append(ops, Bind{Source: dir, Target: dir, Writable: true})

@@ -183,6 +183,7 @@ func TestSkopeoFromStorage(t *testing.T) {
 	stored, other := r.push("image", "content"), r.push("image", "not in the storage")
 	store := newStorage(t)
 	store.pull(t, r, "image", stored)
+	store = store.copied(t)
 	item := func(image pushed) map[string]any {
 		return map[string]any{"image": map[string]any{
 			"name": "localhost/image", "digest": image.digest, "containers-transport": "containers-storage",
