@@ -15,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
-	"golang.org/x/sys/unix"
 )
 
 // Confinement is what a source has of this machine besides the network: its system,
@@ -93,13 +92,13 @@ func (c *Confinement) ops() ([]Op, error) {
 		Tmpfs{Target: "/tmp", Mode: 0o1777},
 		Bind{Source: filepath.Join(c.Dir, "tmp"), Target: "/var/tmp", Writable: true},
 		Dir{Target: "/run", Mode: 0o755},
-		Tmpfs{Target: "/dev", Mode: 0o755},
+		Dir{Target: "/dev", Mode: 0o755},
 		Symlink{To: "/proc/self/fd", Target: "/dev/fd"},
 	)
 	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
 		ops = append(ops, Bind{Source: "/dev/" + name, Target: "/dev/" + name, Writable: true, Devices: true})
 	}
-	ops = append(ops, Tmpfs{Target: "/dev/shm", Mode: 0o1777}, Protect{Target: "/dev"})
+	ops = append(ops, Tmpfs{Target: "/dev/shm", Mode: 0o1777})
 	for _, b := range c.Show {
 		_, err := os.Stat(b.Source)
 		if err != nil || slices.ContainsFunc(seen, func(dir string) bool { return isBelow(b.Target, dir) }) {
@@ -113,7 +112,7 @@ func (c *Confinement) ops() ([]Op, error) {
 	for _, f := range c.Files {
 		ops = append(ops, f)
 	}
-	return append(ops, Protect{Target: "/"}), nil
+	return ops, nil
 }
 
 func inEtc(names []string) []string {
@@ -127,21 +126,6 @@ func inEtc(names []string) []string {
 // isBelow says whether path is dir or below it.
 func isBelow(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// Protect makes a mount read-only, and none of those below it.
-type Protect struct{ Target string }
-
-// Describe says in one line what the step does.
-func (o Protect) Describe() string { return "protect " + o.Target }
-
-// Apply does it below root.
-func (o Protect) Apply(root string) error {
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, filepath.Join(root, o.Target), 0, &attr); err != nil {
-		return fmt.Errorf("cannot protect %s in build root: %w", o.Target, err)
-	}
-	return nil
 }
 
 // networkVariables say how the network is reached; each may be in upper case.

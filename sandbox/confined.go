@@ -108,6 +108,11 @@ func enterTree(root string) error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the engine's files: %w", err)
 	}
+	// Now that is a mount to which nobody is about to write, or this would fail.
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
+		return fmt.Errorf("make the root directory read-only: %w", err)
+	}
 	return unix.Chdir("/")
 }
 
