@@ -15,11 +15,11 @@ import (
 	"github.com/ossify/ossify/sandbox"
 )
 
-// A source has the network and its folder of the store. What else it needs of this
-// machine, the manifest and the command line say; sourceNeeds is what they say.
+// sourceNeeds is what a source needs of this machine besides the network and its folder of
+// the store, as far as the manifest and the command line say so.
 type sourceNeeds struct {
-	// strings are those that can be paths or URLs of files, secrets the providers
-	// of secrets that are named.
+	// files and directories are those that URLs name, secrets the providers of
+	// secrets.
 	files, directories []string
 	secrets            map[string]bool
 	// images are those of registries.
@@ -81,7 +81,7 @@ var imageVariables = []string{
 // Where a source finds what is made for it.
 const (
 	authFile    = "/run/containers/auth.json"
-	storageConf = "/run/containers/storage.conf"
+	storageConf = "/etc/containers/storage.conf" // where osbuild looks, too
 )
 
 // confinement is what a source gets. The returned function takes away what was made for it.
@@ -126,7 +126,7 @@ func (b *builder) confinement(r *sourceRun) (_ *sandbox.Confinement, remove func
 		show("/etc/pki/consumer", "/etc/rhsm")
 	}
 	if needs.storage || len(needs.images) > 0 {
-		if err := showImages(c, needs, show); err != nil {
+		if err := showImages(c, needs, r.source.Module.Meta.Storage != "read-only", show); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -135,8 +135,8 @@ func (b *builder) confinement(r *sourceRun) (_ *sandbox.Confinement, remove func
 }
 
 // showImages shows what is configured for images of containers, the credentials for the
-// registries of these, and the container storages.
-func showImages(c *sandbox.Confinement, needs *sourceNeeds, show func(...string)) error {
+// registries of these, and the container storages, perhaps for writing.
+func showImages(c *sandbox.Confinement, needs *sourceNeeds, writable bool, show func(...string)) error {
 	c.Env = append(c.Env, variables(imageVariables...)...)
 	for _, name := range imageVariables {
 		show(os.Getenv(name))
@@ -167,7 +167,6 @@ func showImages(c *sandbox.Confinement, needs *sourceNeeds, show func(...string)
 		return nil
 	}
 	c.Capabilities = storageCapabilities
-	show(needs.locations...)
 	opts, err := hoststorage.Options()
 	if err != nil {
 		return err
@@ -178,7 +177,12 @@ func showImages(c *sandbox.Confinement, needs *sourceNeeds, show func(...string)
 			stores = append(stores, path)
 		}
 	}
-	show(stores...)
+	show(stores[1:]...)
+	for _, path := range append(needs.locations, opts.GraphRoot) {
+		if filepath.IsAbs(path) {
+			c.Show = append(c.Show, sandbox.Bind{Source: path, Target: filepath.Clean(path), Writable: writable})
+		}
+	}
 	more, err := json.Marshal(stores[1:])
 	if err != nil {
 		return err
