@@ -121,3 +121,30 @@ func TestConfinedErrors(t *testing.T) {
 		t.Errorf("got %v, want an error about the working directory", err)
 	}
 }
+
+// BenchmarkStart starts and ends a service that does nothing, as an input and as a source.
+func BenchmarkStart(b *testing.B) {
+	b.Run("service", func(b *testing.B) {
+		for b.Loop() {
+			s, err := sandbox.StartService(b.Context(), "/usr/bin/true", "/usr", "/tmp", "test")
+			if err == nil {
+				err = s.Close()
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("confined", func(b *testing.B) {
+		for b.Loop() {
+			c := &sandbox.Confinement{Dir: b.TempDir()}
+			s, err := sandbox.StartConfined(b.Context(), "/usr/bin/true", "/usr", "/tmp", "test", c)
+			if err == nil {
+				err = s.Close()
+			}
+			if err = errors.Join(err, os.RemoveAll(filepath.Join(c.Dir, "root")), os.RemoveAll(filepath.Join(c.Dir, "tmp"))); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
