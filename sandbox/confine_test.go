@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -147,4 +148,24 @@ func BenchmarkStart(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestTool: a program such as a package solver has the capabilities that it is given, and
+// what is bound.
+func TestTool(t *testing.T) {
+	h := newHost(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("bound\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SECRET", "x")
+	var out bytes.Buffer
+	status, err := h.containers.RunTool(t.Context(), h.scratch(), h.root, []sandbox.Bind{{Source: dir, Target: dir}}, &sandbox.Command{
+		Args: []string{"/usr/bin/sh", "-c", `grep -e CapEff -e CapBnd -e NoNewPrivs /proc/self/status; cat $0/file; find /home /root /srv /tmp /var -type f ! -path "$0/*" 2>/dev/null; echo "$SECRET"; mount -t tmpfs x /tmp 2>/dev/null || echo cannot mount`, dir},
+		Env:  []string{"LC_ALL=C"}, Network: true, Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}, Stdout: &out, Stderr: &out,
+	})
+	want := "CapEff:\t0000000000000021\nCapBnd:\t0000000000000021\nNoNewPrivs:\t1\nbound\n\ncannot mount\n"
+	if err != nil || status != 0 || out.String() != want {
+		t.Errorf("status %d, %v:\n%s", status, err, out.String())
+	}
 }

@@ -36,7 +36,7 @@ func misbehave(kind string) {
 		time.Sleep(time.Hour)
 	}
 	if len(os.Args) > 1 && os.Args[1] == "nested" {
-		os.Exit(escape())
+		os.Exit(escape(true))
 	}
 	act, ok := hostileStages[kind]
 	if len(os.Args) > 1 && os.Args[1] == "--service-id" {

@@ -20,7 +20,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func init() { hostileServices["snoops"] = snoop }
+func init() {
+	hostileServices["snoops"] = snoop
+	// With the capabilities of a source that opens a container storage.
+	hostileServices["escapes"] = func(p *peer) {
+		p.call()
+		if !strings.Contains(string(must(os.ReadFile("/proc/self/status"))), "CapEff:\t0000000000200002") {
+			fmt.Println("has other capabilities than it should")
+			os.Exit(7)
+		}
+		if escape(false) > 0 || unix.Mknod("/tmp/null", unix.S_IFCHR|0o666, 0x103) == nil {
+			os.Exit(8)
+		}
+		_ = p.send(p.good())
+		p.end()
+	}
+}
 
 // confinedVariables are all that a source may have in its environment here.
 var confinedVariables = []string{"container", "LC_CTYPE", "PATH", "TERM", "HOME", "PYTHONPATH", "PYTHONUNBUFFERED",
@@ -149,25 +164,28 @@ func snoop(p *peer) {
 	p.end()
 }
 
-// escape tries to get at what is locked, as root of a user namespace, and returns what
-// of that it could.
-func escape() (could int) {
-	for i, act := range []func() error{
+// escape tries to get at what is locked, as root of a user namespace, and returns how
+// much of that it could. In one below that of the source, what was mounted there is locked
+// as well.
+func escape(below bool) (could int) {
+	acts := []func() error{
 		func() error { return unix.Unmount("/usr", unix.MNT_DETACH) },
-		func() error { return unix.Unmount("/proc", unix.MNT_DETACH) },
-		func() error {
-			return unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
-		},
-		func() error {
-			return unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
-		},
+		func() error { return unix.Unmount("/dev/null", unix.MNT_DETACH) },
 		func() error {
 			return unix.MountSetattr(unix.AT_FDCWD, "/usr", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID})
 		},
 		func() error {
 			return unix.MountSetattr(unix.AT_FDCWD, setting("named")+"/file", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
 		},
-	} {
+	}
+	if below {
+		acts = append(acts, func() error {
+			return unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
+		}, func() error {
+			return unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
+		}, func() error { return unix.Unmount("/proc", unix.MNT_DETACH) })
+	}
+	for i, act := range acts {
 		if act() == nil {
 			fmt.Println("escape", i)
 			could++
@@ -207,19 +225,23 @@ func TestHostileSource(t *testing.T) {
 		t.Setenv(name, secret.Name())
 	}
 	t.Setenv("no_proxy", "127.0.0.1")
-	path := h.manifest("source", "snoops")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := `"sha256:` + strings.Repeat("0", 64) + `":`
-	named := strings.Replace(string(text), sum+"{}", sum+`{"url":"file://`+h.dir+`/named/file"}`, 1)
-	if named == string(text) {
-		t.Fatal("the manifest has no item")
-	}
-	o := h.run(h.write("m.json", named), nil, "--json")
-	if o.status != 0 {
-		t.Errorf("status %d\n%s\n%s", o.status, strings.ReplaceAll(o.stdout, `{"error"`, "\n"+`{"error"`), o.stderr)
+	for kind, item := range map[string]string{
+		"snoops":  `{"url": "file://` + h.dir + `/named/file"}`,
+		"escapes": `{"url": "file://` + h.dir + `/named/file", "image": {"name": "x", "containers-transport": "containers-storage"}}`,
+	} {
+		text, err := os.ReadFile(h.manifest("source", kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := `"sha256:` + strings.Repeat("0", 64) + `":`
+		named := strings.Replace(string(text), sum+"{}", sum+item, 1)
+		if named == string(text) {
+			t.Fatal("the manifest has no item")
+		}
+		o := h.run(h.write("m.json", named), nil, "--json")
+		if o.status != 0 {
+			t.Errorf("%s: status %d\n%s\n%s", kind, o.status, strings.ReplaceAll(o.stdout, `{"error"`, "\n"+`{"error"`), o.stderr)
+		}
 	}
 	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm", home, h.store, h.dir} {
 		if _, err := os.Lstat(filepath.Join(dir, token)); !errors.Is(err, fs.ErrNotExist) {
