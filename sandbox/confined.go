@@ -28,7 +28,7 @@ const (
 
 // IsConfined says whether this process is to become a confined service; package native
 // then calls Confine before anything else.
-func IsConfined() bool { return os.Args[0] == confinedName && len(os.Args) == 2 }
+func IsConfined() bool { return len(os.Args) == 2 && os.Args[0] == confinedName }
 
 // Confine makes this process the service; it does not return.
 func Confine() {
