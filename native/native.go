@@ -35,6 +35,9 @@ func init() {
 	if sandbox.IsContainerInit() {
 		sandbox.ContainerInit()
 	}
+	if sandbox.IsConfined() {
+		sandbox.Confine()
+	}
 	Start(early()...)
 }
 

@@ -44,6 +44,9 @@ type Meta struct {
 	Network bool `json:"network"`
 	// Sources are those whose items, and secrets, a stage gets in its arguments.
 	Sources []string `json:"sources"`
+	// Storage is "read-only" for a source that can do with a container storage that it
+	// cannot change, as tools made of podman's library cannot.
+	Storage string `json:"storage"`
 	// Disk says that a stage or assembler writes disks, in ways that the user
 	// can choose from.
 	Disk bool `json:"disk"`

@@ -368,7 +368,12 @@ func (b *builder) download(ctx context.Context, r *sourceRun) (err error) {
 	for _, checksum := range damaged {
 		b.Monitor.Log("the download " + checksum + " in the store has changed: it is fetched again")
 	}
-	service, err := sandbox.StartService(ctx, r.source.Module.Path, r.source.Module.Libdir, b.Store.Sources(), name)
+	confinement, remove, err := b.confinement(r)
+	if err != nil {
+		return fmt.Errorf("source %s: %w", name, err)
+	}
+	defer b.cleanup.Go(remove)
+	service, err := sandbox.StartConfined(ctx, r.source.Module.Path, r.source.Module.Libdir, b.Store.Sources(), name, confinement)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -49,6 +50,8 @@ type Service struct {
 	ended chan struct{}
 	// failed says that the caller has an error of this service already.
 	failed bool
+	// undo takes away what a confined service had been shown.
+	undo func() error
 }
 
 const (
@@ -63,32 +66,52 @@ const (
 // dir as its working directory. libdir is where its Python modules are found.
 // The end of ctx ends it at once. The caller closes it.
 func StartService(ctx context.Context, path, libdir, dir, id string) (*Service, error) {
-	name := filepath.Base(path)
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	conn, theirs, err := jsoncomm.Pair()
+	s, theirs, err := newService(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, err
 	}
 	defer theirs.Close()
-	s := &Service{
-		Grace: closeGrace, ctx: ctx, name: name, path: path, conn: conn, output: &tail{max: 16 << 10},
-		aborted: make(chan struct{}), ended: make(chan struct{}),
-	}
-	s.cmd = exec.Command(path, "--service-id", id, "--service-fd", "3")
+	s.cmd = exec.Command(path, serviceArgs(path, id)[1:]...)
 	s.cmd.Dir = dir
 	s.cmd.ExtraFiles = []*os.File{theirs}
+	s.cmd.Env = append(os.Environ(), "PYTHONPATH="+libdir, "PYTHONUNBUFFERED=1")
+	// All that it starts ends with it.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	if err := s.start(); err != nil {
+		s.conn.Close()
+		return nil, fmt.Errorf("start %s: %w", s.name, startError(path, err))
+	}
+	return s, nil
+}
+
+// newService makes a service that is not started, and its end of the connection.
+func newService(ctx context.Context, path string) (*Service, *os.File, error) {
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	name := filepath.Base(path)
+	conn, theirs, err := jsoncomm.Pair()
+	if err != nil {
+		return nil, nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return &Service{
+		Grace: closeGrace, ctx: ctx, name: name, path: path, conn: conn, output: &tail{max: 16 << 10},
+		aborted: make(chan struct{}), ended: make(chan struct{}),
+	}, theirs, nil
+}
+
+// serviceArgs are the arguments of a service.
+func serviceArgs(path, id string) []string {
+	return []string{path, "--service-id", id, "--service-fd", strconv.Itoa(serviceFD)}
+}
+
+// start starts the service's command.
+func (s *Service) start() error {
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	s.cmd.WaitDelay = endGrace
-	s.cmd.Env = append(os.Environ(), "PYTHONPATH="+libdir, "PYTHONUNBUFFERED=1")
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
-		// All that it starts ends with it.
-		Cloneflags: syscall.CLONE_NEWPID,
-		// Ctrl-C is for the engine; and there is no terminal to ask at.
-		Setsid: true,
-	}
+	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	// Ctrl-C is for the engine; and there is no terminal to ask at.
+	s.cmd.SysProcAttr.Setsid = true
 	started := make(chan error, 1)
 	go func() {
 		// The death signal goes by the thread that started the process,
@@ -103,15 +126,14 @@ func StartService(ctx context.Context, path, libdir, dir, id string) (*Service, 
 		close(s.ended)
 	}()
 	if err := <-started; err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("start %s: %w", name, startError(path, err))
+		return err
 	}
-	s.stop = context.AfterFunc(ctx, func() {
+	s.stop = context.AfterFunc(s.ctx, func() {
 		defer close(s.aborted)
 		_ = s.cmd.Process.Kill()
 		s.conn.Shutdown() // a foreign process may hold the other end
 	})
-	return s, nil
+	return nil
 }
 
 // startError says what to do about a program that cannot be started.
@@ -131,7 +153,10 @@ func startError(path string, err error) error {
 
 // Close ends the service and waits for it; it is called once. An error tells
 // what no call has told before.
-func (s *Service) Close() error {
+func (s *Service) Close() (err error) {
+	if s.undo != nil {
+		defer func() { err = errors.Join(err, s.undo()) }()
+	}
 	s.conn.Shutdown()
 	grace := s.Grace
 	if s.failed {

@@ -506,7 +506,8 @@ func (c *Containers) PrepareRoot(ctx context.Context, scratch string, root *Buil
 }
 
 // RunTool runs a program of a build root that is no module, such as a package
-// solver, on a throw-away file tree with the given binds.
+// solver, on a throw-away file tree with the given binds. Its capabilities are the
+// default ones if the command has none.
 func (c *Containers) RunTool(ctx context.Context, scratch string, root *BuildRoot, binds []Bind, cmd *Command) (status int, err error) {
 	dir := filepath.Join(scratch, "root")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -525,6 +526,8 @@ func (c *Containers) RunTool(ctx context.Context, scratch string, root *BuildRoo
 	defer func() { err = errors.Join(err, undo()) }()
 	tool := *cmd
 	tool.Env = append(environment(), cmd.Env...)
-	tool.Capabilities = DefaultCapabilities
+	if tool.Capabilities == nil {
+		tool.Capabilities = DefaultCapabilities
+	}
 	return c.Run(ctx, filepath.Base(scratch), dir, &tool)
 }

@@ -45,7 +45,7 @@ func findImage(s *stores, id string) error {
 	}
 	img, err := store.Image(strings.TrimPrefix(id, "sha256:"))
 	if errors.Is(err, storage.ErrImageUnknown) {
-		return fmt.Errorf("image %s is not in the container storage %s: get it there with podman pull", id, store.GraphRoot())
+		return fmt.Errorf("image %s is not in the container storage %s: get it there with podman pull", id, store.root)
 	}
 	if err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
@@ -56,7 +56,7 @@ func findImage(s *stores, id string) error {
 		return fmt.Errorf("image %s: read its configuration: %w", id, err)
 	}
 	if got := digest.FromBytes(config).String(); got != id {
-		return fmt.Errorf("checksum mismatch: the image %s in the container storage %s has the id %s", id, store.GraphRoot(), got)
+		return fmt.Errorf("checksum mismatch: the image %s in the container storage %s has the id %s", id, store.root, got)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -88,7 +89,9 @@ func (p *puller) open(ctx context.Context, item *imageItem) (_ types.ImageSource
 	if err := checkPolicy(ref); err != nil {
 		return nil, nil, err
 	}
-	sys := &types.SystemContext{BigFilesTemporaryDir: p.Tmp, DockerRegistryUserAgent: "ossify"}
+	sys := &types.SystemContext{
+		BigFilesTemporaryDir: p.Tmp, DockerRegistryUserAgent: "ossify", AuthFilePath: os.Getenv("REGISTRY_AUTH_FILE"),
+	}
 	if verify := item.Image.TLSVerify; verify != nil && !*verify {
 		sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
 	}

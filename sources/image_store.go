@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/ossify/ossify/hoststorage"
@@ -18,13 +19,20 @@ type stores struct {
 	tmp string
 
 	mu     sync.Mutex
-	opened map[string]storage.Store
+	opened map[string]*imageStore
 	undo   []func() error
 }
 
+// imageStore is a container storage, at root, whose images can be read.
+type imageStore struct {
+	storage.Store
+	root string
+}
+
 // get opens the storage in the directory location, "" for podman's own. None is
-// made where there is none.
-func (s *stores) get(location string) (storage.Store, error) {
+// made where there is none, and nothing is changed in one that is there: it is opened
+// as one of images for another, which is empty and thrown away.
+func (s *stores) get(location string) (*imageStore, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if store := s.opened[location]; store != nil {
@@ -47,17 +55,23 @@ func (s *stores) get(location string) (storage.Store, error) {
 		return nil, err
 	}
 	s.undo = append(s.undo, scratch.remove)
-	opts.RunRoot = scratch.dir
-	store, err := storage.GetStore(opts)
-	if err != nil {
-		return nil, fmt.Errorf("open the container storage %s: %w", opts.GraphRoot, err)
+	root := opts.GraphRoot
+	opts.GraphRoot, opts.RunRoot = filepath.Join(scratch.dir, "graph"), filepath.Join(scratch.dir, "run")
+	opts.GraphDriverOptions = append([]string{"imagestore=" + root}, opts.GraphDriverOptions...)
+	if opts.GraphDriverName == "overlay" {
+		opts.GraphDriverOptions = append(opts.GraphDriverOptions, "overlay.skip_mount_home=true") // nothing is mounted in it
 	}
+	opened, err := storage.GetStore(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open the container storage %s: %w", root, err)
+	}
+	store := &imageStore{Store: opened, root: root}
 	s.undo = append(s.undo, func() error {
 		_, err := store.Shutdown(false)
 		return err
 	})
 	if s.opened == nil {
-		s.opened = map[string]storage.Store{}
+		s.opened = map[string]*imageStore{}
 	}
 	s.opened[location] = store
 	return store, nil

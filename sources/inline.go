@@ -47,6 +47,10 @@ func sortedKeys(items map[string]json.RawMessage) []string {
 	return keys
 }
 
+// maxInline is how many bytes of content may stand in a manifest, where they can be
+// compressed: a few of them can become very many.
+const maxInline = 1 << 30
+
 func inlineOne(d *module.Download, key string) (cached bool, err error) {
 	c, err := parseChecksum(key)
 	if err != nil {
@@ -72,9 +76,12 @@ func inlineOne(d *module.Download, key string) (cached bool, err error) {
 		return false, err
 	}
 	h := c.new()
-	n, err := io.Copy(io.MultiWriter(f, h), content)
+	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(content, maxInline+1))
 	if err != nil {
 		return false, fmt.Errorf("%s: decode %s: %w", key, item.Encoding, err)
+	}
+	if n > maxInline {
+		return false, fmt.Errorf("%s: the inline data has more than %d bytes when it is decoded; nothing was stored", key, int64(maxInline))
 	}
 	if got := c.sum(h); got != key {
 		return false, fmt.Errorf("checksum mismatch for inline data: expected %s, got %s, %d bytes; nothing was stored", key, got, n)

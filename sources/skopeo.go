@@ -206,16 +206,23 @@ func (c *imageCopy) blob(ctx context.Context, info types.BlobInfo) error {
 		return imageAdvice(err)
 	}
 	defer stream.Close()
-	_, err = c.dest.PutBlob(ctx, &verified{ctx: ctx, r: stream, want: info.Digest, sum: info.Digest.Verifier(), got: c.got}, info, none.NoCache, false)
+	limit := info.Size
+	if limit < 0 { // of a layer in a container storage nobody says it
+		limit = maxUnstated
+	}
+	_, err = c.dest.PutBlob(ctx, &verified{ctx: ctx, r: stream, want: info.Digest, sum: info.Digest.Verifier(), left: limit, got: c.got}, info, none.NoCache, false)
 	return err
 }
 
-// verified reads a blob and fails at its end if its digest is another one.
+// verified reads a blob and fails at its end if its digest is another one, and before
+// if it is larger than the image's manifest says.
 type verified struct {
 	ctx  context.Context
 	r    io.Reader
 	want digest.Digest
 	sum  digest.Verifier
+	// left is how many bytes may come.
+	left int64
 	got  func(n int)
 }
 
@@ -225,6 +232,9 @@ func (v *verified) Read(buf []byte) (int, error) {
 		return 0, context.Cause(v.ctx)
 	}
 	n, err := v.r.Read(buf)
+	if v.left -= int64(n); v.left < 0 {
+		return 0, fmt.Errorf("the layer %s is larger than the image says; nothing was stored", v.want)
+	}
 	v.sum.Write(buf[:n])
 	v.got(n)
 	if err == io.EOF && !v.sum.Verified() {

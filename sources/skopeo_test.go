@@ -2,6 +2,7 @@ package sources
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -117,6 +118,9 @@ func TestSkopeoRefuses(t *testing.T) {
 	r.content["/v2/broken/blobs/"+sha(string(layerOf("other content")))] = []byte("not what it was")
 	swapped := r.push("swapped", "content of its own")
 	r.content["/v2/swapped/manifests/"+swapped.digest] = r.content["/v2/image/manifests/"+good.digest]
+	long := r.push("long", "content of the right size")
+	longer := "/v2/long/blobs/" + sha(string(layerOf("content of the right size")))
+	r.content[longer] = append(r.content[longer], make([]byte, 1<<20)...)
 	foreign := r.pushIndex("image", map[string]pushed{"s390x": good})
 	index := r.pushIndex("image", map[string]pushed{runtime.GOARCH: good})
 	secure := newRegistry(t, httptest.NewTLSServer)
@@ -143,6 +147,7 @@ func TestSkopeoRefuses(t *testing.T) {
 		{"another id", image, sha("wanted"), r.item("image", good), []string{r.host() + "/image@" + good.digest, "has the id " + good.id, "wants " + sha("wanted"), "nothing was stored"}},
 		{"another manifest", image, swapped.id, r.item("swapped", swapped), []string{"checksum mismatch", swapped.digest}},
 		{"another layer", image, broken.id, r.item("broken", broken), []string{"checksum mismatch", sha(string(layerOf("other content")))}},
+		{"a larger layer", image, long.id, r.item("long", long), []string{"larger than the image says", "nothing was stored"}},
 		{"no image", image, good.id, r.item("nothing", good), []string{"nothing@" + good.digest, "there is none"}},
 		{"not for this architecture", image, good.id, edit(r.item("image", good), "digest", foreign.digest), []string{"no image found", runtime.GOARCH}},
 		{"an index of itself", image, index.digest, edit(r.item("image", good), "digest", index.digest), []string{"has the id " + good.id}},
@@ -175,6 +180,31 @@ func TestSkopeoRefuses(t *testing.T) {
 	}
 }
 
+// TestSkopeoCredentials: a registry that wants a password gets the one that the file has
+// for it.
+func TestSkopeoCredentials(t *testing.T) {
+	r := newRegistry(t, func(h http.Handler) *httptest.Server {
+		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if user, password, _ := req.BasicAuth(); user != "me" || password != "secret" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, req)
+		}))
+	})
+	private := r.push("image", "content")
+	file := filepath.Join(t.TempDir(), "auth.json")
+	auth := base64.StdEncoding.EncodeToString([]byte("me:secret"))
+	if err := os.WriteFile(file, []byte(`{"auths": {"`+r.host()+`/image": {"auth": "`+auth+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("REGISTRY_AUTH_FILE", file)
+	if err := pull(t, t.TempDir(), (*puller).image, private.id, r.item("image", private)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSkopeoFromStorage takes images from a container storage, which has the
 // layers without their compression.
 func TestSkopeoFromStorage(t *testing.T) {
@@ -183,6 +213,7 @@ func TestSkopeoFromStorage(t *testing.T) {
 	stored, other := r.push("image", "content"), r.push("image", "not in the storage")
 	store := newStorage(t)
 	store.pull(t, r, "image", stored)
+	store = store.copied(t)
 	item := func(image pushed) map[string]any {
 		return map[string]any{"image": map[string]any{
 			"name": "localhost/image", "digest": image.digest, "containers-transport": "containers-storage",

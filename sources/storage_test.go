@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -26,12 +27,7 @@ func newStorage(t *testing.T) *testStorage {
 	t.Helper()
 	base := t.TempDir()
 	s := &testStorage{dir: filepath.Join(base, "storage")}
-	conf := filepath.Join(base, "storage.conf")
-	text := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", s.dir, filepath.Join(base, "run"))
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CONTAINERS_STORAGE_CONF", conf)
+	s.configure(t)
 	store, err := storage.GetStore(storage.StoreOptions{GraphDriverName: "overlay", GraphRoot: s.dir, RunRoot: filepath.Join(base, "run")})
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +39,29 @@ func newStorage(t *testing.T) *testStorage {
 		}
 	})
 	return s
+}
+
+// configure lets storage.conf name the storage.
+func (s *testStorage) configure(t *testing.T) {
+	t.Helper()
+	conf := filepath.Join(filepath.Dir(s.dir), "storage.conf")
+	text := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", s.dir, filepath.Join(filepath.Dir(s.dir), "run"))
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CONTAINERS_STORAGE_CONF", conf)
+}
+
+// copied is the storage at another place, where this process has not opened it for
+// writing: a process cannot do both.
+func (s *testStorage) copied(t *testing.T) *testStorage {
+	t.Helper()
+	c := &testStorage{dir: filepath.Join(t.TempDir(), "storage")}
+	if out, err := exec.Command("cp", "-a", s.dir, c.dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c.configure(t)
+	return c
 }
 
 // pull copies an image of the registry into the storage, where it has the name

@@ -35,6 +35,9 @@ func misbehave(kind string) {
 	if len(os.Args) > 1 && os.Args[1] == "daemon" {
 		time.Sleep(time.Hour)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "nested" {
+		os.Exit(escape(true))
+	}
 	act, ok := hostileStages[kind]
 	if !ok {
 		act, ok = greed[kind]

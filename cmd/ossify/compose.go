@@ -164,8 +164,12 @@ func programName() string {
 	return strings.TrimSuffix(os.Args[0], "-in-a-user-namespace")
 }
 
+// solverCapabilities let apt fetch as a user of its own, and files be of several users.
+var solverCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
+
 // solverCommand runs a program of the package solver in a container that sees
-// the host's, or the given tree's, /usr and what the call binds.
+// the host's, or the given tree's, /usr and what the call binds: nothing of the
+// user's, and of the store the solver's own folder.
 func (e *engine) solverCommand(ctx context.Context, c compose.Command) error {
 	scratch, remove, err := e.store.Scratch("solver-")
 	if err != nil {
@@ -193,7 +197,8 @@ func (e *engine) solverCommand(ctx context.Context, c compose.Command) error {
 		errOut = &stderr
 	}
 	status, err := e.containers.RunTool(ctx, scratch, root, binds, &sandbox.Command{
-		Args: append([]string{program}, c.Argv[1:]...), Env: c.Env, Network: c.Network, Stdout: out, Stderr: errOut,
+		Args: append([]string{program}, c.Argv[1:]...), Env: c.Env, Network: c.Network, Capabilities: solverCapabilities,
+		Stdout: out, Stderr: errOut,
 	})
 	if err != nil {
 		return err

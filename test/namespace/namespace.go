@@ -16,6 +16,9 @@ func Main(m *testing.M, prepare func() error) {
 	if sandbox.IsContainerInit() {
 		sandbox.ContainerInit()
 	}
+	if sandbox.IsConfined() {
+		sandbox.Confine()
+	}
 	if reexec.Init() {
 		os.Exit(0)
 	}
