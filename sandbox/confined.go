@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"github.com/moby/sys/capability"
+	"github.com/ossify/ossify/seccomp"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +71,7 @@ func becomeService() (*confined, error) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("set no_new_privs: %w", err)
 	}
-	if err := scopeIPC(); err != nil {
+	if err := scope(); err != nil {
 		return nil, err
 	}
 	if err := keepCapabilities(c.Capabilities); err != nil {
@@ -81,7 +81,7 @@ func becomeService() (*confined, error) {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("set death signal: %w", err)
 	}
-	return &c, nil
+	return &c, seccomp.Refuse()
 }
 
 // enterTree makes root, which the engine has laid out, the root directory of this mount
@@ -141,28 +141,6 @@ func keepCapabilities(names []string) error {
 	data := [2]unix.CapUserData{{Effective: keep[0], Permitted: keep[0]}, {Effective: keep[1], Permitted: keep[1]}}
 	if err := unix.Capset(&hdr, &data[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	return nil
-}
-
-// scopeABI is the first version of Landlock that has scopes (Linux 6.12).
-const scopeABI = 6
-
-// scopeIPC keeps the service from abstract sockets of other processes, which are the
-// network's and so would be there. Older kernels cannot do that.
-func scopeIPC() error {
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 || abi < scopeABI {
-		return nil
-	}
-	attr := unix.LandlockRulesetAttr{Scoped: unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
-	if errno != 0 {
-		return fmt.Errorf("make a Landlock ruleset: %w", errno)
-	}
-	defer unix.Close(int(fd))
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return fmt.Errorf("restrict with Landlock: %w", errno)
 	}
 	return nil
 }

@@ -138,13 +138,20 @@ func nameOf(architecture, nr uint32) string {
 func Load() (listener int, err error) {
 	fd, errno := load(filter(tell), unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
 	if errno == unix.EBUSY {
-		_, errno = load(filter(refuse), 0)
-		fd = -1
+		return -1, Refuse()
 	}
 	if errno != 0 {
 		return -1, fmt.Errorf("load the system-call filter: %w", errno)
 	}
 	return fd, nil
+}
+
+// Refuse is Load without anybody who is told: calls are refused by the kernel.
+func Refuse() error {
+	if _, errno := load(filter(refuse), 0); errno != 0 {
+		return fmt.Errorf("load the system-call filter: %w", errno)
+	}
+	return nil
 }
 
 func load(program []unix.SockFilter, flags uintptr) (fd int, errno syscall.Errno) {

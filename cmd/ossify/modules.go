@@ -52,6 +52,8 @@ type moduleShown struct {
 	Own          []string `json:"own-capabilities"`
 	Network      bool     `json:"network"`
 	Sources      []string `json:"sources"`
+	// Storage is what a source may do with container storages: "", "read-only" or "writable".
+	Storage string `json:"storage,omitempty"`
 }
 
 func showModuleCommand() *cobra.Command {
@@ -150,7 +152,7 @@ func (m *moduleShown) take(meta *pipeline.Meta) {
 	case "Runner":
 		m.Capabilities = sandbox.DefaultCapabilities
 	case "Source":
-		m.Network = true
+		m.Network, m.Storage = true, meta.Storage
 	}
 }
 
@@ -167,6 +169,7 @@ func (m *moduleShown) show(to io.Writer) error {
 	line("formats", m.Formats...)
 	line("network", map[bool]string{true: "yes", false: "none"}[m.Network])
 	line("sources", m.Sources...)
+	line("storage", m.Storage)
 	for i, names := range slices.Collect(slices.Chunk(m.Capabilities, 5)) {
 		line([]string{"capabilities", ""}[min(i, 1)], names...)
 	}
