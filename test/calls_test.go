@@ -85,7 +85,7 @@ func makeCalls(where string) (made int) {
 // callsStage is the stage org.hostile.calls: once as it is, and again where it has each capability
 // and each namespace.
 func callsStage() {
-	if len(os.Args) > 1 && os.Args[1] == "nested" {
+	if len(os.Args) > 1 && os.Args[1] == "again" {
 		fmt.Printf("nested: %d calls\n", makeCalls("nested"))
 		os.Exit(0)
 	}
@@ -96,7 +96,7 @@ func callsStage() {
 		}
 	}
 	fmt.Printf("stage: %d calls\n", makeCalls("stage"))
-	cmd := exec.Command("/proc/self/exe", "nested")
+	cmd := exec.Command("/proc/self/exe", "again")
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
