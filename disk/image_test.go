@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -172,7 +173,8 @@ func TestSameBytes(t *testing.T) {
 			for _, file := range files {
 				other := filepath.Join(filepath.Dir(made[1]), filepath.Base(file))
 				if digest(t, file) != digest(t, other) {
-					t.Errorf("%s differs from the one made later", filepath.Base(file))
+					out, _ := exec.Command("bash", "-c", `cmp -l "$0" "$1" | head -n 20; ls -ls "$0" "$1"`, file, other).CombinedOutput()
+					t.Errorf("%s differs from the one made later:\n%s", filepath.Base(file), out)
 				}
 			}
 			switch format.Name {
