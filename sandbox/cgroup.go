@@ -142,7 +142,8 @@ func newGroup(parent, id string, limits Limits, pid int) (*group, error) {
 		err = put(g.dir, "cgroup.procs", strconv.Itoa(pid))
 	}
 	if err != nil {
-		return nil, errors.Join(err, g.remove())
+		g.remove()
+		return nil, err
 	}
 	return g, nil
 }
@@ -158,19 +159,14 @@ func (g *group) over() error {
 	return nil
 }
 
-// remove removes the group, whose last processes may be about to go.
-func (g *group) remove() error {
-	var err error
+// remove removes the group when its last processes have gone; if they do not, it goes with the scope.
+func (g *group) remove() {
 	for range 100 {
-		if err = unix.Rmdir(g.dir); err != unix.EBUSY {
-			break
+		if unix.Rmdir(g.dir) != unix.EBUSY {
+			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err != nil {
-		return &fs.PathError{Op: "remove control group", Path: g.dir, Err: err}
-	}
-	return nil
 }
 
 // put writes a value to a file of a group.

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -118,7 +117,7 @@ func (g *gauge) close() (err error) {
 		if event(g.group.dir, "memory.events", "oom_kill") > 0 {
 			err = g.limits.overMemory()
 		}
-		err = errors.Join(err, g.group.remove())
+		g.group.remove()
 	}
 	return err
 }
