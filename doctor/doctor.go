@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,10 +37,12 @@ type Check struct {
 	State State  `json:"state"`
 	// Found is how things are, in words.
 	Found string `json:"found"`
-	// Fix is the command that mends it, "" if it is OK.
+	// Fix is the command that mends it, "" if it is OK or another check has the reason.
 	Fix string `json:"fix,omitempty"`
-	// Lost is what cannot be done without it, "" if it is OK.
+	// Lost is what cannot be done without it, "" where Fix is.
 	Lost string `json:"lost,omitempty"`
+	// follows says that another check has what is wrong.
+	follows bool
 }
 
 // Options say where things are.
@@ -91,10 +94,15 @@ func Run(ctx context.Context, o Options) []Check {
 				c = bad(fmt.Sprintf("no answer within %s", o.Limit), "sudo dmesg | tail # may tell what it waits for")
 			}
 		}
+		if c.State != OK && s.name == buildNamespace && slices.ContainsFunc(checks, isMissing) {
+			c = follows("cannot be entered, for what is missing above")
+		}
 		checks = append(checks, s.complete(c))
 	}
 	return checks
 }
+
+func isMissing(c Check) bool { return c.State == Missing }
 
 // closed is a channel of time that is over.
 func closed() <-chan time.Time {
@@ -111,6 +119,9 @@ func (s subject) complete(c Check) Check {
 	}
 	if c.State == OK {
 		c.Fix, c.Lost = "", ""
+		return c
+	}
+	if c.follows {
 		return c
 	}
 	if c.Lost == "" {
@@ -141,6 +152,9 @@ func ok(format string, args ...any) Check {
 // bad is the result of one that does not.
 func bad(found, fix string) Check { return Check{Found: found, Fix: fix} }
 
+// follows is the result of one that another, which is bad too, has made impossible.
+func follows(found string) Check { return Check{Found: found, follows: true} }
+
 // lacking is the result for an error, which may be a *sandbox.Lack.
 func lacking(err error) Check {
 	if lack := (*sandbox.Lack)(nil); errors.As(err, &lack) {
@@ -152,7 +166,11 @@ func lacking(err error) Check {
 	return bad(err.Error(), "")
 }
 
-const noBuild = "every build"
+const (
+	noBuild = "every build"
+	// buildNamespace is the name of the check that needs those before it.
+	buildNamespace = "build namespace"
+)
 
 func (o *Options) subjects() []subject {
 	list := []subject{
@@ -160,7 +178,7 @@ func (o *Options) subjects() []subject {
 		{"user namespaces", Missing, noBuild, userNamespaces},
 		{"subordinate ids", Missing, noBuild, subordinateIDs},
 		{"newuidmap, newgidmap", Missing, noBuild, o.idTools},
-		{"build namespace", Missing, noBuild, o.buildNamespace},
+		{buildNamespace, Missing, noBuild, o.buildNamespace},
 		{"containers", Missing, noBuild, o.containers},
 		{"overlay mounts", Missing, noBuild, o.overlayMounts},
 		{"store", Missing, noBuild, o.storeDirectory},

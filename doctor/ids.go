@@ -77,7 +77,7 @@ func (o *Options) idTools(ctx context.Context) Check {
 		}
 	}
 	if !tried {
-		return ok("installed, but not tried, for what is missing above")
+		return ok("installed; not tried, for what is missing above")
 	}
 	return ok("both write maps")
 }

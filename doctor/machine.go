@@ -34,7 +34,7 @@ func kernel(context.Context) Check {
 }
 
 func newerKernel(v [2]int) string {
-	return fmt.Sprintf("uname -r # start Linux %d.%d or later: Debian 12, Ubuntu 22.04, RHEL 9 have it", v[0], v[1])
+	return fmt.Sprintf("start Linux %d.%d or later; Debian 12, Ubuntu 22.04 and RHEL 9 have it", v[0], v[1])
 }
 
 // seccomp loads a filter with a listener, in a process of its own.

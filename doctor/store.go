@@ -109,7 +109,7 @@ func (o *Options) storeDirectory(ctx context.Context) Check {
 func (o *Options) overlayMounts(ctx context.Context) Check {
 	_, there, err := o.place()
 	if err != nil {
-		return bad("not tried: "+err.Error(), "see the store below")
+		return follows("not tried: " + err.Error())
 	}
 	tried := o.overlayIn(ctx, there)
 	outside := (*namespaceError)(nil)
@@ -119,11 +119,11 @@ func (o *Options) overlayMounts(ctx context.Context) Check {
 	case ctx.Err() != nil:
 		return lacking(ctx.Err())
 	case errors.As(tried, &outside):
-		return bad("not tried, as there is no user namespace to do it in", "see the checks above")
+		return follows("not tried, as there is no user namespace to do it in")
 	case errors.Is(tried, errNoPlace):
-		return bad("not "+tried.Error(), "see the store below")
+		return follows("not " + tried.Error())
 	}
-	found := fmt.Sprintf("on %s, of %s: %v", fsType(there), there, tried)
+	found := fmt.Sprintf("fail on %s (%s): %v", fsType(there), there, tried)
 	switch {
 	case strings.Contains(tried.Error(), unix.ENODEV.Error()):
 		return bad(found, "sudo modprobe overlay")
@@ -143,7 +143,10 @@ func (o *Options) overlayIn(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errNoPlace, dir, cause(err))
 	}
-	defer func() { err = errors.Join(err, overlay.RemoveAll(scratch)) }()
+	defer func() {
+		_ = os.Chmod(filepath.Join(scratch, "work", "work"), 0o700) // the kernel makes it 0
+		err = errors.Join(err, overlay.RemoveAll(scratch))
+	}()
 	err = o.try(ctx, tryOverlay, scratch)
 	if outside := (*namespaceError)(nil); errors.As(err, &outside) && ctx.Err() == nil {
 		_, err = o.start(ctx, ownNamespace(), tryPlainOverlay, scratch)
@@ -163,11 +166,14 @@ const (
 func (o *Options) diskSpace(context.Context) Check {
 	dir, there, err := o.place()
 	if err != nil {
-		return bad("not known: "+err.Error(), "see the store above")
+		return follows("not known: " + err.Error())
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(there, &st); err != nil {
 		return lacking(&os.PathError{Op: "statfs", Path: there, Err: err})
+	}
+	if st.Blocks == 0 {
+		return follows(fmt.Sprintf("none on %s", fsType(there)))
 	}
 	free := int64(st.Bavail) * st.Frsize
 	fix := "df -h # and choose a place with export OSSIFY_STORE=DIRECTORY"

@@ -143,7 +143,7 @@ func kvm(context.Context) Check {
 	err := boot.CheckKVM()
 	switch {
 	case err == nil:
-		return ok("works")
+		return ok("a virtual machine can be made")
 	case !exists("/dev/kvm"):
 		return bad("there is no /dev/kvm", "sudo modprobe kvm_intel || sudo modprobe kvm_amd # or turn it on in the firmware")
 	case os.IsPermission(err):

@@ -152,13 +152,7 @@ func (o *Options) buildNamespace(ctx context.Context) Check {
 	out, err := o.start(ctx, nil, tryEnter)
 	switch {
 	case err != nil:
-		c := lacking(err)
-		// Preconditions have checks of their own, which say what to do.
-		c.Fix = "see the checks above"
-		if what, fix, cut := strings.Cut(c.Found, "; mend it with: "); cut {
-			c.Found, c.Fix = what, fix
-		}
-		return c
+		return lacking(err)
 	case strings.Contains(out, asRoot):
 		return Check{
 			State: Degraded, Found: "the filesystem of / cannot be id-mapped, so stages have root's own user ids",
@@ -173,7 +167,7 @@ func (o *Options) buildNamespace(ctx context.Context) Check {
 func (o *Options) containers(ctx context.Context) Check {
 	err := o.try(ctx, tryContainers)
 	if outside := (*namespaceError)(nil); errors.As(err, &outside) && ctx.Err() == nil {
-		return bad("not tried, as the build namespace cannot be entered", "see the check above")
+		return follows("not tried, as the build namespace cannot be entered")
 	}
 	switch {
 	case err == nil:

@@ -90,9 +90,12 @@ func setting(path string) string {
 	return strings.TrimRight(strings.TrimSpace(string(data)), "\x00")
 }
 
-// CheckIDTool returns a *Lack if newuidmap or newgidmap is not installed.
+// CheckIDTool returns a *Lack if newuidmap or newgidmap is not installed, or not found.
 func CheckIDTool(tool string) error {
 	if _, err := exec.LookPath(tool); err != nil {
+		if _, err := exec.LookPath("/usr/bin/" + tool); err == nil {
+			return &Lack{What: fmt.Sprintf("%s is in /usr/bin, but that is not in PATH (%s)", tool, os.Getenv("PATH")), Fix: "export PATH=$PATH:/usr/bin", Err: err}
+		}
 		return &Lack{What: tool + " is not installed", Fix: module.InstallCommand(tool), Err: err}
 	}
 	return nil

@@ -79,12 +79,16 @@ func showChecks(to io.Writer, checks []doctor.Check) error {
 		if c.State == doctor.OK {
 			continue
 		}
-		bad[c.State] = append(bad[c.State], c.Name)
+		if c.Fix != "" { // else another check says what to do
+			bad[c.State] = append(bad[c.State], c.Name)
+		}
 		const margin = states + len("lost: ")
 		if c.Fix != "" {
-			line(fmt.Sprintf("%*sfix:", states, ""), strings.Fields(plain(c.Fix, " ")), margin, ` \`)
+			fix(line, fmt.Sprintf("%*sfix:", states, ""), plain(c.Fix, " "), margin)
 		}
-		line(fmt.Sprintf("%*slost:", states, ""), strings.Fields(c.Lost), margin, "")
+		if c.Lost != "" {
+			line(fmt.Sprintf("%*slost:", states, ""), strings.Fields(c.Lost), margin, "")
+		}
 	}
 	out.WriteByte('\n')
 	verdict := "Ossify can build here"
@@ -97,6 +101,25 @@ func showChecks(to io.Writer, checks []doctor.Check) error {
 	}
 	_, err := io.WriteString(to, out.String())
 	return err
+}
+
+// fix prints a command so that it can be copied: what is more than a line ends with a backslash, or is a
+// comment of its own.
+func fix(line func(lead string, words []string, margin int, broken string), lead, command string, margin int) {
+	command, comment, _ := strings.Cut(command, " # ")
+	if comment != "" && margin+len(command)+len(" # ")+len(comment) <= lineWidth {
+		command, comment = command+" # "+comment, ""
+	}
+	if words := strings.Fields(command); margin+len(command) <= lineWidth {
+		line(lead, []string{command}, margin, "")
+	} else {
+		line(lead, words, margin, ` \`)
+	}
+	for _, text := range wrap(strings.Fields(comment), lineWidth-margin-len("# "), "") {
+		if text != "" {
+			line("", []string{"# " + text}, margin, "")
+		}
+	}
 }
 
 // wrap makes lines of words, of that width where they fit; broken ends all but the last.
