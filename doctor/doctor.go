@@ -94,8 +94,12 @@ func Run(ctx context.Context, o Options) []Check {
 				c = bad(fmt.Sprintf("no answer within %s", o.Limit), "sudo dmesg | tail # may tell what it waits for")
 			}
 		}
-		if c.State != OK && s.name == buildNamespace && slices.ContainsFunc(checks, isMissing) {
+		switch {
+		case c.State == OK:
+		case s.name == buildNamespace && slices.ContainsFunc(checks, isMissing):
 			c = follows("cannot be entered, for what is missing above")
+		case s.name == containersCheck && isMissing(checks[i-1]):
+			c = follows("not tried, as the build namespace cannot be entered")
 		}
 		checks = append(checks, s.complete(c))
 	}
@@ -163,13 +167,15 @@ func lacking(err error) Check {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return bad("no answer in time", "sudo dmesg | tail # may tell what it waits for")
 	}
-	return bad(err.Error(), "")
+	return bad(err.Error(), "sudo dmesg | tail # may tell why")
 }
 
 const (
 	noBuild = "every build"
-	// buildNamespace is the name of the check that needs those before it.
-	buildNamespace = "build namespace"
+	// buildNamespace is the name of the check that needs those before it, containersCheck of the one after it
+	// that needs that.
+	buildNamespace  = "build namespace"
+	containersCheck = "containers"
 )
 
 func (o *Options) subjects() []subject {
@@ -179,7 +185,7 @@ func (o *Options) subjects() []subject {
 		{"subordinate ids", Missing, noBuild, subordinateIDs},
 		{"newuidmap, newgidmap", Missing, noBuild, o.idTools},
 		{buildNamespace, Missing, noBuild, o.buildNamespace},
-		{"containers", Missing, noBuild, o.containers},
+		{containersCheck, Missing, noBuild, o.containers},
 		{"overlay mounts", Missing, noBuild, o.overlayMounts},
 		{"store", Missing, noBuild, o.storeDirectory},
 		{"disk space", Degraded, "builds may end in the middle, for lack of space; what they have finished is kept", o.diskSpace},

@@ -116,8 +116,8 @@ func (o *Options) overlayMounts(ctx context.Context) Check {
 	switch {
 	case tried == nil:
 		return ok("work in user namespaces on %s, with attributes", fsType(there))
-	case ctx.Err() != nil:
-		return lacking(ctx.Err())
+	case ctx.Err() != nil, errors.Is(tried, context.DeadlineExceeded):
+		return lacking(context.DeadlineExceeded)
 	case errors.As(tried, &outside):
 		return follows("not tried, as there is no user namespace to do it in")
 	case errors.Is(tried, errNoPlace):
@@ -143,13 +143,25 @@ func (o *Options) overlayIn(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errNoPlace, dir, cause(err))
 	}
+	mapped, plain := filepath.Join(scratch, "mapped"), filepath.Join(scratch, "plain")
 	defer func() {
-		_ = os.Chmod(filepath.Join(scratch, "work", "work"), 0o700) // the kernel makes it 0
+		for _, d := range []string{mapped, plain} {
+			_ = os.Chmod(filepath.Join(d, "work", "work"), 0o700) // the kernel makes it 0
+		}
 		err = errors.Join(err, overlay.RemoveAll(scratch))
 	}()
-	err = o.try(ctx, tryOverlay, scratch)
+	if err := errors.Join(os.Mkdir(mapped, 0o755), os.Mkdir(plain, 0o755)); err != nil {
+		return fmt.Errorf("%w: %w", errNoPlace, err)
+	}
+	// What hangs there shall leave time for the other way.
+	half, cancel := context.WithTimeout(ctx, o.Limit/2)
+	defer cancel()
+	err = o.try(half, tryOverlay, mapped)
 	if outside := (*namespaceError)(nil); errors.As(err, &outside) && ctx.Err() == nil {
-		_, err = o.start(ctx, ownNamespace(), tryPlainOverlay, scratch)
+		_, err = o.start(ctx, ownNamespace(), tryPlainOverlay, plain)
+	}
+	if half.Err() != nil && errors.Is(err, half.Err()) {
+		return context.DeadlineExceeded
 	}
 	return err
 }

@@ -151,6 +151,8 @@ func ownNamespace() *syscall.SysProcAttr {
 func (o *Options) buildNamespace(ctx context.Context) Check {
 	out, err := o.start(ctx, nil, tryEnter)
 	switch {
+	case err != nil && strings.Contains(strings.ToLower(err.Error()), unix.ENOSPC.Error()):
+		return bad(err.Error(), moreNamespaces)
 	case err != nil:
 		return lacking(err)
 	case strings.Contains(out, asRoot):
@@ -167,7 +169,7 @@ func (o *Options) buildNamespace(ctx context.Context) Check {
 func (o *Options) containers(ctx context.Context) Check {
 	err := o.try(ctx, tryContainers)
 	if outside := (*namespaceError)(nil); errors.As(err, &outside) && ctx.Err() == nil {
-		return follows("not tried, as the build namespace cannot be entered")
+		return lacking(err)
 	}
 	switch {
 	case err == nil:
@@ -177,10 +179,13 @@ func (o *Options) containers(ctx context.Context) Check {
 	case strings.Contains(err.Error(), "/proc"):
 		return bad(err.Error(), "podman run --security-opt unmask=ALL ... # or run ossify outside of the container")
 	case strings.Contains(err.Error(), unix.ENOSPC.Error()):
-		return bad(err.Error(), "sudo sysctl user.max_{user,mnt,pid,net,ipc,uts}_namespaces=15000")
+		return bad(err.Error(), moreNamespaces)
 	}
 	return bad(err.Error(), "sudo dmesg | tail # may tell who refuses it")
 }
+
+// moreNamespaces is for shells that expand braces; sysctl(8) takes any number of settings.
+const moreNamespaces = "sudo sysctl user.max_{user,mnt,pid,net,ipc,uts}_namespaces=15000"
 
 // startContainer starts a process in the namespaces that a stage has.
 func startContainer() error {

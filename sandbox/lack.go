@@ -94,7 +94,7 @@ func setting(path string) string {
 func CheckIDTool(tool string) error {
 	if _, err := exec.LookPath(tool); err != nil {
 		if _, err := exec.LookPath("/usr/bin/" + tool); err == nil {
-			return &Lack{What: fmt.Sprintf("%s is in /usr/bin, but that is not in PATH (%s)", tool, os.Getenv("PATH")), Fix: "export PATH=$PATH:/usr/bin", Err: err}
+			return &Lack{What: fmt.Sprintf("%s is in /usr/bin, but that is not in PATH (%s)", tool, os.Getenv("PATH")), Fix: "export PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH", Err: err}
 		}
 		return &Lack{What: tool + " is not installed", Fix: module.InstallCommand(tool), Err: err}
 	}
@@ -115,7 +115,10 @@ type IDs struct {
 func CheckSubordinateIDs() (ids IDs, err error) {
 	me, err := user.Current()
 	if err != nil {
-		return ids, fmt.Errorf("find out who runs ossify: %w (is the user in /etc/passwd?)", err)
+		return ids, &Lack{
+			What: fmt.Sprintf("user id %d has no name, it is not in /etc/passwd (%v)", os.Getuid(), err),
+			Fix:  fmt.Sprintf("echo ossify:x:%d:%d::/:/bin/sh | sudo tee -a /etc/passwd", os.Getuid(), os.Getgid()), Err: err,
+		}
 	}
 	ids.User = me.Username
 	first := freeIDs()

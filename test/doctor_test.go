@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -78,6 +80,27 @@ func deny(text string, command []string) error {
 		return err
 	}
 	return unix.Exec(path, command, os.Environ())
+}
+
+// silentName is the first argument of this program as a filesystem on the directory that follows
+// that answers nothing.
+const silentName = "silent-files"
+
+// becomeSilent becomes one, if this program was started for that.
+func becomeSilent() {
+	if len(os.Args) != 3 || os.Args[1] != silentName {
+		return
+	}
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err == nil {
+		err = unix.Mount("fuse", os.Args[2], "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40777,user_id=0,group_id=0,allow_other", f.Fd()))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "no filesystem:", err)
+		os.Exit(watcherFailed)
+	}
+	time.Sleep(time.Hour)
+	runtime.KeepAlive(f)
 }
 
 // noNamespaces refuses user namespaces.
@@ -161,7 +184,7 @@ func TestDoctor(t *testing.T) {
 
 		{name: "no user namespaces", before: "echo 0 >/proc/sys/user/max_user_namespaces",
 			want: append(noBuild(missing("user namespaces", "max_user_namespaces is 0", "sudo sysctl user.max_user_namespaces=15000")), wanted{"overlay mounts", "missing", "not tried", ""})},
-		{name: "one user namespace", before: "echo 1 >/proc/sys/user/max_user_namespaces; unshare -U sleep 1000 & echo $! >/mnt/pid; sleep 0.3",
+		{name: "one user namespace", before: "echo 1 >/proc/sys/user/max_user_namespaces; setpriv --reuid 1 --regid 1 --clear-groups unshare -U sleep 1000 & echo $! >/mnt/pid; sleep 0.3",
 			want: append(noBuild(missing("user namespaces", "as many user namespaces as there may be", "sudo sysctl user.max_user_namespaces=15000")), wanted{"overlay mounts", "missing", "not tried", ""})},
 		{name: "Debian's switch", before: "cover /proc/sys/kernel mode=755; echo 0 >/proc/sys/kernel/unprivileged_userns_clone", deny: noNamespaces(unix.EPERM),
 			want: append(noBuild(missing("user namespaces", "unprivileged_userns_clone is 0", "sudo sysctl kernel.unprivileged_userns_clone=1")), wanted{"overlay mounts", "missing", "not tried", ""})},
@@ -181,7 +204,7 @@ func TestDoctor(t *testing.T) {
 		{name: "few group ids", before: "echo inner:2:1000 >/etc/subgid",
 			want: noBuild(missing("subordinate ids", "65535 subordinate user ids and 1000 group ids", "sudo usermod --add-subuids"))},
 		{name: "no /etc/passwd", before: "echo root:x:0:0::/:/bin/sh >/etc/passwd",
-			want: noBuild(missing("subordinate ids", "", ""))},
+			want: noBuild(missing("subordinate ids", "user id 1 has no name", "sudo tee -a /etc/passwd"))},
 
 		{name: "no newuidmap", before: "umount /usr/bin/newuidmap; hide /usr/bin/newuidmap",
 			want: noBuild(missing("newuidmap, newgidmap", "newuidmap is not installed", "install "))},
@@ -190,7 +213,7 @@ func TestDoctor(t *testing.T) {
 		{name: "Fedora without newuidmap", before: "hide /usr/bin/newuidmap; echo ID=fedora >/mnt/os-release; mount --bind /mnt/os-release /etc/os-release",
 			want: noBuild(missing("newuidmap, newgidmap", "newuidmap is not installed", "sudo dnf install shadow-utils"))},
 		{name: "newuidmap outside of PATH", env: "PATH=/mnt/bin",
-			want: append(noBuild(missing("newuidmap, newgidmap", "newuidmap is in /usr/bin, but", "export PATH=$PATH:/usr/bin")), degraded("QEMU", "is not installed", "install ")...)},
+			want: append(noBuild(missing("newuidmap, newgidmap", "newuidmap is in /usr/bin, but", "export PATH=/usr/sbin:/usr/bin:")), degraded("QEMU", "is not installed", "install ")...)},
 		{name: "newuidmap without setuid", before: "chmod 755 /mnt/newuidmap",
 			want: noBuild(missing("newuidmap, newgidmap", "/usr/bin/newuidmap has neither the setuid bit nor file capabilities", "sudo chmod u+s /usr/bin/newuidmap"))},
 		{name: "newuidmap on nosuid", before: "mount -o remount,bind,nosuid /usr/bin/newuidmap",
@@ -263,7 +286,7 @@ func TestDoctor(t *testing.T) {
 
 		{name: "no helper", args: "--helper /mnt/none", want: degraded("ossify-loop", "there is no /mnt/none", "sudo ")},
 		{name: "a helper that has ended", args: "--helper " + sockets.dead, want: degraded("ossify-loop", "nobody listens", "sudo ")},
-		{name: "another helper", args: "--helper " + sockets.other, want: degraded("ossify-loop", "version", "sudo make install-helper")},
+		{name: "another helper", args: "--helper " + sockets.other, want: degraded("ossify-loop", "no reply of ossify-loop", "sudo make install-helper")},
 		{name: "a helper for others", args: "--helper " + sockets.closed,
 			want: degraded("ossify-loop", "you are not in the group helped", "sudo usermod --append --groups helped inner")},
 		{name: "a session before the group", args: "--helper " + sockets.closed, before: "echo helped:x:0:inner >/etc/group",
@@ -273,6 +296,8 @@ func TestDoctor(t *testing.T) {
 		{name: "silence", args: "--helper " + sockets.silent, env: "PATH=/mnt/bin:/usr/bin:/bin",
 			before: `printf '#!/bin/sh\nexec sleep 1000\n' >/mnt/bin/newuidmap; chmod 755 /mnt/bin/newuidmap`,
 			want:   append(noBuild(missing("newuidmap, newgidmap", "no answer in time", "")), degraded("ossify-loop", "no answer", "sudo ")...)},
+		{name: "a silent filesystem", before: `"$SELF" ` + silentName + ` "$DIR/inner" & echo $! >/mnt/pid; until grep -q "$DIR/inner fuse" /proc/self/mounts; do sleep 0.1; done`,
+			want: append(missing("overlay mounts", "no answer", ""), wanted{"store", "missing", "no answer", ""}, wanted{"disk space", "degraded", "no answer", ""})},
 		{name: "a store in use for ever", before: `mkdir "$DIR/inner/store"; flock -F -x "$DIR/inner/store/use.lock" sleep 1000 & echo $! >/mnt/pid; sleep 0.3; chown -R 1:1 "$DIR/inner"`,
 			want: missing("store", "no answer in time", "")},
 	}
