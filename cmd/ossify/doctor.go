@@ -16,16 +16,17 @@ func doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check what this machine has of what builds need",
-		Long: `Checks, and where it can tries, what builds, compose and boot use of this machine. Nothing is changed.
-For each thing there is a line; where it is not as it should be, the command that mends it and what is
-lost without it as well:
+		Long: `Checks, and where it can tries, what builds, compose and boot use of this machine. Nothing is changed,
+but that opening the store removes what killed builds have left. For each thing there is a line; where
+it is not as it should be, the command that mends it and what is lost without it as well, unless that is
+told of another:
 
   ok        it is there
   degraded  some builds or commands need it, or none but for more speed or safety
   missing   no build can do without it
 
 The status is 1 if something is missing, else 0. With --json the output is an object with the worst
-"state" and "checks", each with "name", "state", "found", and, unless it is ok, "fix" and "lost".`,
+"state" and "checks", each with "name", "state", "found", and, where the table has them, "fix" and "lost".`,
 		Args: arguments(0, 0, "no arguments are"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			checks := doctor.Run(cmd.Context(), doctor.Options{Store: o.store, Helper: o.helper, Try: []string{"/proc/self/exe", "doctor", "try"}})
