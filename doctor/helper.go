@@ -50,7 +50,7 @@ func (o *Options) noHelper(ctx context.Context, err error) Check {
 		return bad(err.Error(), "sudo make install-helper")
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return o.closedHelper()
-	case errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EPROTOTYPE):
 		return bad("nobody listens at "+o.Helper, o.startHelper())
 	case ctx.Err() != nil:
 		return bad("no answer at "+o.Helper, o.restartHelper())
@@ -69,6 +69,16 @@ func (o *Options) closedHelper() Check {
 	st, statErr := os.Stat(o.Helper)
 	if statErr != nil {
 		return bad(found, "ls -ld "+filepath.Dir(o.Helper)+" # its directory has to be open to you")
+	}
+	if st.Mode()&os.ModeSocket == 0 {
+		return bad(o.Helper+" is no socket", "unset OSSIFY_HELPER # and name ossify-loop's with --helper, if it is not at "+lease.DefaultPath)
+	}
+	if sandbox.Inside() {
+		return bad(found+" in here", "exit # and ask again outside of ossify unshare")
+	}
+	if st.Sys().(*syscall.Stat_t).Gid == 0 {
+		// Nobody should be put into that group for it.
+		return bad(found+", and its group is root's", "sudo make install-helper")
 	}
 	gid := strconv.Itoa(int(st.Sys().(*syscall.Stat_t).Gid))
 	group := gid

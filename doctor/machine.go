@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/ossify/ossify/sandbox"
 	"golang.org/x/sys/unix"
@@ -22,15 +23,19 @@ func kernel(context.Context) Check {
 	if err := unix.Uname(&name); err != nil {
 		return lacking(fmt.Errorf("uname: %w", err))
 	}
-	release := unix.ByteSliceToString(name.Release[:])
+	return release(unix.ByteSliceToString(name.Release[:]))
+}
+
+// release is the result for a kernel of that name.
+func release(name string) Check {
 	var version [2]int
-	if _, err := fmt.Sscanf(release, "%d.%d", &version[0], &version[1]); err != nil {
-		return bad(fmt.Sprintf("a kernel with the version %s, which is not understood", release), newerKernel(floor))
+	if _, err := fmt.Sscanf(name, "%d.%d", &version[0], &version[1]); err != nil {
+		return bad(fmt.Sprintf("a kernel with the version %s, which is not understood", name), newerKernel(floor))
 	}
 	if slices.Compare(version[:], floor[:]) < 0 {
-		return bad(fmt.Sprintf("Linux %s; %d.%d or later is needed", release, floor[0], floor[1]), newerKernel(floor))
+		return bad(fmt.Sprintf("Linux %s; %d.%d or later is needed", name, floor[0], floor[1]), newerKernel(floor))
 	}
-	return ok("Linux %s", release)
+	return ok("Linux %s", name)
 }
 
 func newerKernel(v [2]int) string {
@@ -55,6 +60,11 @@ const scopes = 6
 
 func landlock(context.Context) Check {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	return landlockVersion(int(version), errno)
+}
+
+// landlockVersion is the result for what the kernel answers.
+func landlockVersion(version int, errno syscall.Errno) Check {
 	switch {
 	case errno == unix.EOPNOTSUPP:
 		return bad("the kernel has it, but it is off", "cat /sys/kernel/security/lsm # start the kernel with lsm=landlock,THESE")

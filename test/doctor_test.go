@@ -123,7 +123,7 @@ chmod 4755 /mnt/newuidmap /mnt/newgidmap
 echo 'inner:2:65535' >/mnt/subuid
 cp /mnt/subuid /mnt/subgid
 printf 'root:x:0:0::/:/bin/sh\ninner:x:1:1::/:/bin/sh\n' >/mnt/passwd
-printf 'helped:x:0:\ninner:x:1:\n' >/mnt/group
+printf 'helped:x:5:\ninner:x:1:\n' >/mnt/group
 : >/mnt/empty
 for f in passwd group subuid subgid; do mount --bind /mnt/$f /etc/$f; done
 for f in newuidmap newgidmap; do mount --bind /mnt/$f /usr/bin/$f; done
@@ -277,6 +277,9 @@ func TestDoctor(t *testing.T) {
 		{name: "closed /dev/fuse", before: "chmod 600 /mnt/empty; hide /dev/fuse",
 			want: degraded("/dev/fuse", "permission denied", "sudo chmod 0666 /dev/fuse")},
 
+		{name: "cgroups of version 2", before: `set -- unshare --cgroup --mount sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' sh`,
+			want: []wanted{{"cgroups", "ok", "version 2, ", ""}}},
+
 		{name: "no boot loader", before: "hide /usr/bin/grub-mkimage", want: degraded("boot loader", "grub-mkimage", install("grub-common"))},
 		{name: "no modules of the boot loader", before: "cover /usr/lib/grub mode=755; mkdir /usr/lib/grub/x86_64-efi", want: degraded("boot loader", "/usr/lib/grub/i386-pc", install("grub-pc-bin"))},
 		{name: "no apt", before: "hide /usr/bin/apt-get; cover /usr/share/keyrings mode=755", want: degraded("apt", "debian-archive-keyring.gpg is not there", install("apt gpgv"))},
@@ -286,10 +289,13 @@ func TestDoctor(t *testing.T) {
 
 		{name: "no helper", args: "--helper /mnt/none", want: degraded("ossify-loop", "there is no /mnt/none", "sudo ")},
 		{name: "a helper that has ended", args: "--helper " + sockets.dead, want: degraded("ossify-loop", "nobody listens", "sudo ")},
+		{name: "no socket of a helper", args: "--helper /etc/passwd", want: degraded("ossify-loop", "/etc/passwd is no socket", "unset OSSIFY_HELPER")},
+		{name: "root's helper", args: "--helper " + sockets.closed, before: "chgrp 0 " + sockets.closed,
+			want: degraded("ossify-loop", "its group is root's", "sudo make install-helper")},
 		{name: "another helper", args: "--helper " + sockets.other, want: degraded("ossify-loop", "no reply of ossify-loop", "sudo make install-helper")},
-		{name: "a helper for others", args: "--helper " + sockets.closed,
+		{name: "a helper for others", args: "--helper " + sockets.closed, before: "chgrp 5 " + sockets.closed,
 			want: degraded("ossify-loop", "you are not in the group helped", "sudo usermod --append --groups helped inner")},
-		{name: "a session before the group", args: "--helper " + sockets.closed, before: "echo helped:x:0:inner >/etc/group",
+		{name: "a session before the group", args: "--helper " + sockets.closed, before: "chgrp 5 " + sockets.closed + "; echo helped:x:5:inner >/etc/group",
 			want: degraded("ossify-loop", "this session began before", "newgrp helped")},
 
 		// These do not answer.

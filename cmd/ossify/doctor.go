@@ -94,11 +94,11 @@ func showChecks(to io.Writer, checks []doctor.Check) error {
 	out.WriteByte('\n')
 	verdict := "Ossify can build here"
 	if names := bad[doctor.Missing]; len(names) > 0 {
-		verdict = "Ossify cannot build here, for what is missing: " + strings.Join(names, ", ")
+		verdict = "Ossify cannot build here, for what is missing: " + strings.Join(names, "; ")
 	}
 	line("", strings.Fields(verdict+"."), 0, "")
 	if names := bad[doctor.Degraded]; len(names) > 0 {
-		line("", strings.Fields("Degraded: "+strings.Join(names, ", ")+"."), 0, "")
+		line("", strings.Fields("Degraded: "+strings.Join(names, "; ")+"."), 0, "")
 	}
 	_, err := io.WriteString(to, out.String())
 	return err
