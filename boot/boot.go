@@ -196,5 +196,5 @@ func interact(ctx context.Context, o Options, h host) (err error) {
 }
 
 func thisHost() host {
-	return host{arch: runtime.GOARCH, qemu: "qemu-system-x86_64", probe: probeKVM, silence: 10 * time.Second, root: "/"}
+	return host{arch: runtime.GOARCH, qemu: Emulator, probe: probeKVM, silence: 10 * time.Second, root: "/"}
 }

@@ -79,6 +79,18 @@ func findFirmware(root string) (firmware, error) {
 	return firmware{}, errors.New("cannot find UEFI firmware for QEMU: install ovmf (Debian, Ubuntu) or edk2-ovmf (Fedora, Arch)")
 }
 
+// Emulator is the program that boots images.
+const Emulator = "qemu-system-x86_64"
+
+// CheckFirmware returns an error if this machine has no firmware for UEFI.
+func CheckFirmware() error {
+	_, err := findFirmware("/")
+	return err
+}
+
+// CheckKVM returns an error if the kernel makes no virtual machines for this user.
+func CheckKVM() error { return probeKVM() }
+
 // kvmCreateVM is KVM_CREATE_VM of linux/kvm.h.
 const kvmCreateVM = 0xae01
 

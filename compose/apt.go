@@ -49,6 +49,9 @@ func hostEtc() []Bind {
 	return binds
 }
 
+// MissingApt returns the first program of apt's that this machine has not, "" if there are all.
+func MissingApt() string { return missingProgram("/") }
+
 // missingProgram returns the first program of apt's that a system has not.
 func missingProgram(root string) string {
 	for _, group := range aptPrograms {

@@ -5,6 +5,12 @@ import (
 	"strings"
 )
 
+// DebianKeyring has the keys of Debian's archive, and DebianKeyringPackage has it.
+const (
+	DebianKeyring        = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	DebianKeyringPackage = "debian-archive-keyring"
+)
+
 // distro is a distribution that blueprints are composed for.
 type distro struct {
 	name, version string
@@ -27,8 +33,8 @@ type distro struct {
 var distros = append([]distro{{
 	name: "debian-12", version: "12", product: "Debian GNU/Linux",
 	suite:          "bookworm",
-	keyring:        "/usr/share/keyrings/debian-archive-keyring.gpg",
-	keyringPackage: "debian-archive-keyring",
+	keyring:        DebianKeyring,
+	keyringPackage: DebianKeyringPackage,
 	runner:         "org.osbuild.debian12",
 	kernel:         "linux-image-amd64",
 	grubConfig:     "/boot/grub/grub.cfg",

@@ -184,6 +184,11 @@ func keyFile(url string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// DnfCommand is a command that fails where dnf_solver.py would find no dnf.
+func DnfCommand() []string {
+	return []string{python, "-c", "try: import dnf, hawkey\nexcept ImportError: import libdnf5"}
+}
+
 func noDnf(c *composer) error {
 	if c.opts.SolverRoot != "" {
 		return fmt.Errorf("the solver root %s has no dnf for Python: give the tree of a system with python3-dnf or python3-libdnf5 in it", c.opts.SolverRoot)

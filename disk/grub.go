@@ -116,6 +116,9 @@ func (l *Layout) esp() *Partition {
 	return nil
 }
 
+// GrubDirectory is where a build root has GRUB's modules for a platform.
+func GrubDirectory(platform string) string { return filepath.Join(grubLibrary, platform) }
+
 // corePlace returns the sectors for the BIOS core image: the BIOS boot
 // partition, or in an MBR the gap before the first partition.
 func (l *Layout) corePlace() (start, count int64, err error) {

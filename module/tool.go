@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
@@ -102,6 +103,12 @@ func toolPackages(tool string) (debian, fedora string) {
 		return "util-linux", "util-linux"
 	case "mount", "umount":
 		return "mount", "util-linux-core"
+	case "newgidmap", "newuidmap":
+		return "uidmap", "shadow-utils"
+	case "python3":
+		return "python3", "python3"
+	case "qemu-system-x86_64":
+		return "qemu-system-x86", "qemu-system-x86-core"
 	case "zipl":
 		return "s390-tools", "s390utils-core"
 	case "sh":
@@ -134,6 +141,56 @@ func (e *MissingTool) Error() string {
 		return fmt.Sprintf("%s: install package %s (Debian and Fedora)", text, debian)
 	}
 	return fmt.Sprintf("%s: install package %s (Debian) or %s (Fedora)", text, debian, fedora)
+}
+
+// InstallCommand is the command that installs the packages of programs on this machine, or what there
+// is for Debian and for Fedora if it is neither.
+func InstallCommand(tools ...string) string {
+	var debian, fedora []string
+	add := func(list *[]string, name string) {
+		if name != "" && !slices.Contains(*list, name) {
+			*list = append(*list, name)
+		}
+	}
+	for _, tool := range tools {
+		d, f := toolPackages(tool)
+		add(&debian, d)
+		add(&fedora, f)
+	}
+	return InstallPackages(debian, fedora)
+}
+
+// InstallPackages is InstallCommand for packages by their names in Debian and Fedora.
+func InstallPackages(debian, fedora []string) string {
+	apt := "sudo apt-get install " + strings.Join(debian, " ")
+	dnf := "sudo dnf install " + strings.Join(fedora, " ")
+	likeDebian, likeFedora := distribution()
+	switch {
+	case len(fedora) == 0 || likeDebian && len(debian) > 0:
+		return apt
+	case len(debian) == 0 || likeFedora:
+		return dnf
+	}
+	return fmt.Sprintf("%s (Debian, Ubuntu) or %s (Fedora)", apt, dnf)
+}
+
+// distribution says what this machine runs, or something derived from it (os-release(5)).
+func distribution() (debian, fedora bool) {
+	data, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		data, _ = os.ReadFile("/usr/lib/os-release") // neither is known then
+	}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if name != "ID" && name != "ID_LIKE" {
+			continue
+		}
+		for _, id := range strings.Fields(strings.Trim(value, `"'`)) {
+			debian = debian || id == "debian" || id == "ubuntu"
+			fedora = fedora || id == "fedora" || id == "rhel" || id == "centos"
+		}
+	}
+	return debian, fedora
 }
 
 // LookTool returns the absolute path of a program of the build root, which is

@@ -162,7 +162,7 @@ func (c *Containers) HasLoopDevices() bool { return c.loops }
 // loopsAllowed says whether this engine can have loop devices and kernel mounts:
 // only in the machine's own user namespace.
 func loopsAllowed() bool {
-	if !isInitialNamespace() || os.Geteuid() != 0 {
+	if !IsInitialNamespace() || os.Geteuid() != 0 {
 		return false
 	}
 	return unix.Access("/dev/loop-control", unix.W_OK) == nil

@@ -106,9 +106,9 @@ func isRootsNamespace() bool {
 	return err == nil && slices.Equal(strings.Fields(string(data)), []string{"0", strconv.Itoa(rootBase), strconv.Itoa(rootIDs)})
 }
 
-// isInitialNamespace says whether this process is in the machine's own user
+// IsInitialNamespace says whether this process is in the machine's own user
 // namespace.
-func isInitialNamespace() bool {
+func IsInitialNamespace() bool {
 	data, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"})
 }

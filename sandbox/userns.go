@@ -3,11 +3,8 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"os/user"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -16,10 +13,6 @@ import (
 	"go.podman.io/storage/pkg/unshare"
 	"golang.org/x/sys/unix"
 )
-
-// minIDs is how many subordinate ids a system image needs: distributions use
-// ids up to 65534 (nobody).
-const minIDs = 65535
 
 // EnterNamespace makes this process root of a user and mount namespace of its
 // own by running the program again in one; in the first process it does not
@@ -41,7 +34,7 @@ func enterNamespace(devices bool) error {
 		}
 		os.Setenv(programEnv, exe)
 	}
-	if os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(stepEnv) == "" && isRootsNamespace()) {
+	if Inside() {
 		if err := checkMapped(); err != nil {
 			return err
 		}
@@ -50,10 +43,8 @@ func enterNamespace(devices bool) error {
 		}
 		return privateMounts()
 	}
-	if os.Geteuid() == 0 {
-		if has, err := unshare.HasCapSysAdmin(); os.Getenv(stepEnv) != "" || err == nil && has {
-			return enterAsRoot(devices)
-		}
+	if AsRoot() {
+		return enterAsRoot(devices)
 	}
 	if err := checkUserNamespaces(); err != nil {
 		return err
@@ -61,6 +52,21 @@ func enterNamespace(devices bool) error {
 	logrus.SetFormatter(reexecLog{})
 	unshare.MaybeReexecUsingUserNamespace(false)
 	return privateMounts()
+}
+
+// Inside says whether this process is in a namespace of EnterNamespace's already, as below
+// "ossify unshare".
+func Inside() bool {
+	return os.Geteuid() == 0 && (unshare.GetRootlessUID() > 0 || os.Getenv(stepEnv) == "" && isRootsNamespace())
+}
+
+// AsRoot says whether this process is real root's, who needs no subordinate ids, and is not Inside.
+func AsRoot() bool {
+	if os.Geteuid() != 0 || Inside() {
+		return false
+	}
+	has, err := unshare.HasCapSysAdmin()
+	return os.Getenv(stepEnv) != "" || err == nil && has
 }
 
 // checkMapped finds out whether this user namespace has the ids of a system image. If
@@ -80,8 +86,8 @@ func checkMapped() error {
 			}
 			ids += n
 		}
-		if ids < minIDs {
-			return fmt.Errorf("this user namespace has %d of the %d ids that a system image needs (%s): %s has failed, or the namespace is somebody else's", ids, minIDs, c.path, c.tool)
+		if ids < MinIDs {
+			return fmt.Errorf("this user namespace has %d of the %d ids that a system image needs (%s): %s has failed, or the namespace is somebody else's", ids, MinIDs, c.path, c.tool)
 		}
 	}
 	return nil
@@ -169,62 +175,4 @@ func dieWithParent(parent int) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-}
-
-// checkUserNamespaces finds out why an ordinary user could not get a user
-// namespace with subordinate ids, before anything is tried.
-func checkUserNamespaces() error {
-	me, err := user.Current()
-	if err != nil {
-		return fmt.Errorf("find out who runs ossify: %w (is the user in /etc/passwd?)", err)
-	}
-	for _, c := range []struct{ path, off, fix string }{
-		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=15000"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"},
-	} {
-		if data, err := os.ReadFile(c.path); err == nil && strings.TrimSpace(string(data)) == c.off {
-			return fmt.Errorf("user namespaces are switched off on this machine (%s is %s); switch them on with: %s", c.path, c.off, c.fix)
-		}
-	}
-	for _, tool := range []string{"newuidmap", "newgidmap"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is not installed; install it with: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)", tool)
-		}
-	}
-	uids, gids, err := unshare.GetSubIDMappings(me.Username, me.Username)
-	if err != nil {
-		return fmt.Errorf("read subordinate ids of %s: %w; give it some with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", me.Username, err, me.Username)
-	}
-	var nuids, ngids uint32
-	for _, m := range uids {
-		nuids += m.Size
-	}
-	for _, m := range gids {
-		ngids += m.Size
-	}
-	if nuids < minIDs || ngids < minIDs {
-		return fmt.Errorf("user %s has %d subordinate user ids and %d group ids, a system image needs %d of each; add them with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s",
-			me.Username, nuids, ngids, minIDs, me.Username)
-	}
-	return tryUserNamespace()
-}
-
-// tryUserNamespace starts a process in a user namespace where a security module
-// may refuse that (Ubuntu's AppArmor since 23.10).
-func tryUserNamespace() error {
-	const restrict = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-	data, err := os.ReadFile(restrict)
-	if err != nil || strings.TrimSpace(string(data)) != "1" {
-		return nil
-	}
-	cmd := exec.Command("/proc/self/exe", "--version")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("AppArmor does not let this program make user namespaces (%s is 1): %w; allow it with: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0", restrict, err)
-	}
-	return nil
 }

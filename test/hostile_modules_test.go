@@ -19,10 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain runs this program as a module that misbehaves, or as a watcher, if it was
-// started as one.
+// TestMain runs this program as a module that misbehaves, or as a watcher, a denier or
+// a silent filesystem, if it was started as one.
 func TestMain(m *testing.M) {
 	becomeWatcher()
+	becomeDenier()
+	becomeSilent()
 	if kind, ok := strings.CutPrefix(filepath.Base(os.Args[0]), "org.hostile."); ok {
 		misbehave(kind)
 	}

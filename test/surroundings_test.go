@@ -244,7 +244,7 @@ func TestSmallSystem(t *testing.T) {
 		{"closed XDG directories", "", []string{"XDG_RUNTIME_DIR=" + closed, "XDG_DATA_HOME=" + closed, "XDG_CONFIG_HOME=" + closed, "XDG_CACHE_HOME=" + closed}, false, ""},
 		{"a storage.conf with faults", "dir=/tmp; " + tmpfs + "/tmp && echo nonsense >/tmp/storage.conf && ", []string{"CONTAINERS_STORAGE_CONF=/tmp/storage.conf"}, false, ""},
 		{"a newuidmap that fails", "", []string{"PATH=" + filepath.Dir(b.write("bin/newuidmap", "#!/bin/sh\nexit 1\n", 0o755)) + ":" + os.Getenv("PATH")}, false, "newuidmap has failed"},
-		{"no environment but HOME", "", []string{"PATH", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "XDG_RUNTIME_DIR"}, false, "newuidmap is not installed"},
+		{"no environment but HOME", "", []string{"PATH", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "XDG_RUNTIME_DIR"}, false, "newuidmap is in /usr/bin, but that is not in PATH"},
 
 		{"store in a new XDG_DATA_HOME", "", []string{"XDG_DATA_HOME=" + fresh + "/data", "HOME"}, true, ""},
 		{"store in a new HOME", "", []string{"XDG_DATA_HOME", "HOME=" + fresh + "/home"}, true, ""},

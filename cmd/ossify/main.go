@@ -186,6 +186,6 @@ func rootCommand() *cobra.Command {
 		asOsbuild(root, &opts)
 		return root
 	}
-	root.AddCommand(blameCommand(), composeCommand(), bootCommand(), diffCommand(), modulesCommand(), planCommand(), schemaCommand(), shellCommand(), storeCommand(), unshareCommand())
+	root.AddCommand(blameCommand(), composeCommand(), bootCommand(), diffCommand(), doctorCommand(), modulesCommand(), planCommand(), schemaCommand(), shellCommand(), storeCommand(), unshareCommand())
 	return root
 }
