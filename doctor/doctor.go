@@ -192,7 +192,7 @@ func (o *Options) subjects() []subject {
 		{"temporary files", Degraded, "programs that are started outside of stages, such as osbuild's own sources, may fail", temporaryFiles},
 		{"seccomp", Missing, noBuild, o.seccomp},
 		{"landlock", Degraded, "the second lock on signals and abstract sockets of stages; namespaces are the first", landlock},
-		{"cgroups", Degraded, "", cgroups},
+		{"cgroups", Degraded, "", o.cgroups},
 		{"/dev/fuse", Degraded, "programs of stages that mount with FUSE, such as fuse-overlayfs", fuse},
 	}
 	list = append(list, tools()...)

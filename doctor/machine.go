@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -76,9 +75,9 @@ func landlockVersion(version int, errno syscall.Errno) Check {
 	return ok("version %d of its interface, with scopes", version)
 }
 
-// cgroups is never bad: nothing uses them.
-func cgroups(context.Context) Check {
-	const without = "not needed, ossify watches its stages itself"
+// cgroups is never bad: without them the engine looks at what stages use.
+func (o *Options) cgroups(ctx context.Context) Check {
+	const without = "ossify looks itself at what stages use"
 	var st unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil {
 		return ok("none; %s", without)
@@ -86,41 +85,10 @@ func cgroups(context.Context) Check {
 	if st.Type != unix.CGROUP2_SUPER_MAGIC {
 		return ok("version 1; %s", without)
 	}
-	var delegated []string
-	for _, dir := range groups() {
-		if unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) != nil {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-		if err != nil {
-			continue
-		}
-		for _, name := range strings.Fields(string(data)) {
-			if (name == "memory" || name == "pids") && !slices.Contains(delegated, name) {
-				delegated = append(delegated, name)
-			}
-		}
+	if err := o.try(ctx, tryGroups); err != nil {
+		return ok("version 2; %s: %v", without, err)
 	}
-	if len(delegated) == 0 {
-		return ok("version 2, neither memory nor pids are this user's; %s", without)
-	}
-	return ok("version 2, %s are this user's; %s", strings.Join(delegated, " and "), without)
-}
-
-// groups are where a user's control groups may be: this process's, and that of systemd's user manager.
-func groups() []string {
-	uid := os.Getuid()
-	dirs := []string{fmt.Sprintf("/sys/fs/cgroup/user.slice/user-%d.slice/user@%[1]d.service", uid)}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return dirs
-	}
-	for line := range strings.Lines(string(data)) {
-		if path, is := strings.CutPrefix(strings.TrimSpace(line), "0::"); is {
-			dirs = append(dirs, filepath.Join("/sys/fs/cgroup", path))
-		}
-	}
-	return dirs
+	return ok("version 2, systemd gives builds their own: the kernel enforces limits")
 }
 
 func fuse(context.Context) Check {

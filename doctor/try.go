@@ -36,6 +36,8 @@ const (
 	// where it is.
 	tryOverlay      = "overlay"
 	tryPlainOverlay = "plain-overlay"
+	// tryGroups asks systemd for control groups.
+	tryGroups = "groups"
 	// tryStore opens the store that follows.
 	tryStore = "store"
 	// trySeccomp loads a filter.
@@ -79,6 +81,8 @@ func Try(what string, args ...string) error {
 		return nil
 	case tryContainers:
 		return startContainer()
+	case tryGroups:
+		return sandbox.TryGroups()
 	case tryOverlay:
 		return mountOverlay(args[0], true)
 	case tryStore:

@@ -70,6 +70,12 @@ func delegate() (dir string, err error) {
 	return dir, put(dir, "cgroup.subtree_control", "+memory +pids")
 }
 
+// TryGroups says why containers of this process would have no control groups.
+func TryGroups() error {
+	_, err := delegate()
+	return err
+}
+
 // startScope has the user's systemd make a scope with this process in it.
 func startScope(address string, uid int, scope string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), delegationTimeout)
