@@ -38,8 +38,7 @@ func Handler(dir, user, password string) (http.Handler, error) {
 		}
 		config.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "test", "path": file}}
 	}
-	app := handlers.NewApp(context.Background(), config)
 	// It calls an error what a client is told that asks whether something is there.
 	logrus.SetLevel(logrus.FatalLevel)
-	return app, nil
+	return handlers.NewApp(context.Background(), config), nil
 }
