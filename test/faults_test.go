@@ -287,7 +287,7 @@ func TestSystemCallErrors(t *testing.T) {
 func TestFewDescriptors(t *testing.T) {
 	b := newFaultyBuild(t)
 	var limits []int
-	for n := 12; n < 52; n++ { // the Go runtime needs some itself
+	for n := 12; n < 92; n++ { // the Go runtime needs some itself
 		limits = append(limits, n)
 	}
 	if !everyFault() {
