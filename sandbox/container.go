@@ -305,10 +305,10 @@ func (b *box) run(ctx context.Context) (status int, err error) {
 	}
 	select {
 	case <-ctx.Done():
-		_ = b.container.Signal(unix.SIGKILL)
+		b.kill()
 		<-b.gone
 	case <-b.limit.Done():
-		_ = b.container.Signal(unix.SIGKILL)
+		b.kill()
 		<-b.gone
 	case <-b.gone:
 	}
@@ -378,13 +378,17 @@ func exitStatus(state *os.ProcessState) int {
 	return ws.ExitStatus()
 }
 
+// kill ends the container's first process, and so all of them. The container itself would open files to
+// do that, which may be too many.
+func (b *box) kill() { _ = b.process.Signal(unix.SIGKILL) }
+
 // close ends the container's processes, if there are any left, and removes it.
 func (b *box) close() error {
 	if b.process != nil {
 		select {
 		case <-b.gone:
 		default:
-			_ = b.container.Signal(unix.SIGKILL)
+			b.kill()
 		}
 	}
 	<-b.gone
