@@ -1,0 +1,429 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// These tests try what must fail, from where whoever tries it would: a stage, a manifest, a
+// server. The numbers are those of the list that they come from:
+//
+//	1-5, 8, 9, 11, 13, 14  TestAttempts, by testdata/attempts/stage.py
+//	6                      TestAttemptsLinks
+//	7                      sandbox: TestSwappedTargets
+//	10, 12                 system calls that are filtered, and limits, are tested beside these
+//	24                     TestAttemptsNames
+//	25                     TestAttemptsDownloads
+//	26                     TestAttemptsBombs
+
+// newAttempts is a libdir for modules that a test writes, and a store.
+func newAttempts(t *testing.T) *hostileLib {
+	t.Helper()
+	h := &hostileLib{t: t, dir: workDir(t)}
+	h.store = filepath.Join(h.dir, "store")
+	h.write("precious/file", "precious")
+	return h
+}
+
+// stage is a stage of a manifest.
+type stage struct {
+	Type    string         `json:"type"`
+	Options map[string]any `json:"options,omitempty"`
+	Inputs  map[string]any `json:"inputs,omitempty"`
+	Mounts  []any          `json:"mounts,omitempty"`
+}
+
+// pipelines writes a manifest of pipelines, given as names and stages in turn. A name
+// NAME/BUILD has a build pipeline.
+func (h *hostileLib) pipelines(sources map[string]any, parts ...any) string {
+	h.t.Helper()
+	var all []any
+	for i := 0; i < len(parts); i += 2 {
+		name, build, ok := strings.Cut(parts[i].(string), "/")
+		p := map[string]any{"name": name, "stages": parts[i+1]}
+		if ok {
+			p["build"] = "name:" + build
+		}
+		all = append(all, p)
+	}
+	m := map[string]any{"version": "2", "pipelines": all}
+	if sources != nil {
+		m["sources"] = sources
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return h.write("m.json", string(text))
+}
+
+// treeOf is an input with the tree of a pipeline.
+func treeOf(pipeline string) map[string]any {
+	return map[string]any{"type": "org.osbuild.tree", "origin": "org.osbuild.pipeline", "references": []string{"name:" + pipeline}}
+}
+
+// host is what of this machine a build must not change.
+type host struct {
+	files, settings, mounts map[string]string
+	processes               map[string]bool
+	descriptors             int
+}
+
+// ours says whether files and processes of a user id are those of the user who runs the
+// test, or of the subordinate ids.
+func ours(t *testing.T) func(uid uint32) bool {
+	t.Helper()
+	type span struct{ first, n uint64 }
+	spans := []span{{uint64(os.Getuid()), 1}}
+	passwd, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := ""
+	for line := range strings.Lines(string(passwd)) {
+		if f := strings.Split(line, ":"); len(f) > 2 && f[2] == strconv.Itoa(os.Getuid()) {
+			name = f[0]
+		}
+	}
+	for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if len(f) != 3 || f[0] != name {
+				continue
+			}
+			first, err1 := strconv.ParseUint(f[1], 10, 32)
+			n, err2 := strconv.ParseUint(f[2], 10, 32)
+			if err1 == nil && err2 == nil {
+				spans = append(spans, span{first, n})
+			}
+		}
+	}
+	if os.Getuid() == 0 { // stages of real root
+		spans = append(spans, span{1879048192, 65536})
+	}
+	return func(uid uint32) bool {
+		return slices.ContainsFunc(spans, func(s span) bool { return uint64(uid) >= s.first && uint64(uid) < s.first+s.n })
+	}
+}
+
+// look lists what a build must not change: all below the folders, and in those that
+// everybody uses what is the user's.
+func (h *hostileLib) look() *host {
+	h.t.Helper()
+	s := &host{files: map[string]string{}, settings: map[string]string{}, mounts: map[string]string{}, processes: map[string]bool{}}
+	mine := ours(h.t)
+	add := func(top string, keep func(path string, st *syscall.Stat_t) bool) {
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			var st syscall.Stat_t
+			if syscall.Lstat(path, &st) != nil {
+				return nil // of somebody else, and just gone
+			}
+			if d != nil && d.IsDir() && err == nil && path != top && !keep(path, &st) {
+				return fs.SkipDir
+			}
+			if !keep(path, &st) {
+				return nil
+			}
+			link, _ := os.Readlink(path)
+			s.files[path] = fmt.Sprintf("%o %d:%d %d %d.%09d inode %d links %d %x %s", st.Mode, st.Uid, st.Gid, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ino, st.Nlink, st.Rdev, link)
+			return nil
+		})
+	}
+	all := func(string, *syscall.Stat_t) bool { return true }
+	for _, top := range []string{"/etc", "/usr/bin", "/usr/sbin", "/usr/lib/systemd", "/usr/local/bin", "/usr/lib/ossify", "/boot", "/opt", "/srv", "/root", "/var/lib/dpkg/info"} {
+		add(top, all)
+	}
+	// Of the test only what the build has to change is left out.
+	changes := []string{filepath.Join(h.dir, "stdout"), filepath.Join(h.dir, "stderr"), filepath.Join(h.dir, "m.json"), filepath.Join(h.dir, "out")}
+	kept := func(path string, st *syscall.Stat_t) bool {
+		return !strings.HasPrefix(path, h.store) && !slices.Contains(changes, path) && path != h.dir && mine(st.Uid)
+	}
+	add(filepath.Dir(program(h.t)), all)
+	add(h.dir, kept)
+	if home, err := os.UserHomeDir(); err == nil && os.Getuid() != 0 {
+		add(home, kept)
+	}
+	if os.Getuid() != 0 {
+		for _, top := range []string{"/tmp", "/var/tmp", "/dev/shm", "/run", "/mnt", "/media", "/home", "/var/spool"} {
+			add(top, kept)
+		}
+	}
+	// Checkpoints that are there stay as they are; directories get new siblings.
+	add(filepath.Join(h.store, "storage/overlay"), func(path string, st *syscall.Stat_t) bool {
+		return strings.Contains(path, "/diff") || st.Mode&syscall.S_IFMT == syscall.S_IFDIR && !strings.Contains(path, "/diff/")
+	})
+	for path := range s.files {
+		if strings.HasPrefix(path, h.store) && !strings.Contains(path, "/diff") {
+			delete(s.files, path)
+		}
+	}
+	for _, path := range []string{"kernel/hostname", "kernel/domainname", "kernel/core_pattern", "kernel/modprobe", "kernel/sysrq", "kernel/printk", "kernel/pid_max",
+		"kernel/panic", "kernel/shmmax", "kernel/msgmax", "vm/overcommit_memory", "vm/swappiness", "fs/suid_dumpable", "fs/protected_symlinks", "fs/file-max", "net/ipv4/ip_forward",
+		"net/core/somaxconn", "net/ipv4/ip_local_port_range", "user/max_user_namespaces", "fs/binfmt_misc/status"} {
+		data, err := os.ReadFile("/proc/sys/" + path)
+		s.settings[path] = fmt.Sprint(string(data), err)
+	}
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		// Others may mount at places of their own meanwhile.
+		if strings.Count(f[4], "/") < 3 || strings.HasPrefix(f[4], h.dir) || strings.HasPrefix(f[4], "/sys/") || strings.HasPrefix(f[4], "/dev/") {
+			s.mounts[f[4]] += strings.Join(f[3:6], " ") + " " + strings.Join(f[6:], " ") + "\n"
+		}
+	}
+	pids, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range pids {
+		var st syscall.Stat_t
+		if syscall.Stat(dir, &st) == nil && (mine(st.Uid) && os.Getuid() != 0) && filepath.Base(dir) != strconv.Itoa(os.Getpid()) {
+			line, _ := os.ReadFile(dir + "/cmdline")
+			s.processes[filepath.Base(dir)+" "+strings.ReplaceAll(string(line), "\x00", " ")] = true
+		}
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	s.descriptors = len(open)
+	return s
+}
+
+// unchanged sees that this machine is as it was.
+func (h *hostileLib) unchanged(before *host) {
+	h.t.Helper()
+	var after *host
+	// A process may need a moment to be gone.
+	for range 100 {
+		if after = h.look(); len(after.processes) <= len(before.processes) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, c := range []struct {
+		what          string
+		before, after map[string]string
+	}{{"file", before.files, after.files}, {"setting", before.settings, after.settings}, {"mount", before.mounts, after.mounts}} {
+		for name, was := range c.before {
+			if is, ok := c.after[name]; !ok {
+				h.t.Errorf("the %s %s is gone, it was %s", c.what, name, was)
+			} else if is != was {
+				h.t.Errorf("the %s %s was %s, is %s", c.what, name, was, is)
+			}
+		}
+		for name, is := range c.after {
+			if _, ok := c.before[name]; !ok && !strings.HasPrefix(name, h.store) {
+				h.t.Errorf("the %s %s is new: %s", c.what, name, is)
+			}
+		}
+	}
+	for p := range after.processes {
+		if !before.processes[p] {
+			h.t.Errorf("the process %s is left", p)
+		}
+	}
+	if after.descriptors > before.descriptors {
+		h.t.Errorf("%d descriptors are open, %d were", after.descriptors, before.descriptors)
+	}
+	if len(before.files) < 1000 {
+		h.t.Errorf("only %d files were looked at", len(before.files))
+	}
+}
+
+// attemptLine is what a stage prints of an attempt.
+var attemptLine = regexp.MustCompile(`^\s*(\d+) (.+?): (refused with [A-Z0-9]+|contained, .+|DONE.*)$`)
+
+// attempts reads what a stage has printed, and sees that nothing was done.
+func (h *hostileLib) attempts(text string) (count map[int]int, contained int, seen map[string]bool) {
+	h.t.Helper()
+	count, seen = map[int]int{}, map[string]bool{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		m := attemptLine.FindStringSubmatch(line)
+		if m == nil {
+			if strings.Contains(line, "DONE") || strings.Contains(line, "apart:") || strings.Contains(line, "Traceback") {
+				h.t.Errorf("%s", line)
+			}
+			continue
+		}
+		n, _ := strconv.Atoi(m[1])
+		count[n]++
+		seen[m[1]+" "+m[2]] = true
+		switch {
+		case strings.HasPrefix(m[3], "DONE"):
+			h.t.Errorf("the attempt succeeds: %s", strings.TrimSpace(line))
+		case strings.HasPrefix(m[3], "contained"):
+			contained++
+		}
+	}
+	return count, contained, seen
+}
+
+// server hears what must not be said to it.
+type server struct {
+	mu    sync.Mutex
+	heard []string
+}
+
+func (s *server) note(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = append(s.heard, what)
+}
+
+func (s *server) listen(t *testing.T, network, address string) string {
+	t.Helper()
+	if strings.HasPrefix(network, "udp") || network == "unixgram" {
+		c, err := net.ListenPacket(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		go func() {
+			buf := make([]byte, 100)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				s.note(fmt.Sprintf("%s: %q from %v", network, buf[:n], from))
+				_, _ = c.WriteTo(buf[:n], from)
+			}
+		}()
+		return c.LocalAddr().String()
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.note(network + ": a connection")
+			c.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func port(t *testing.T, address string) int {
+	t.Helper()
+	_, text, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestAttempts runs a stage that tries everything.
+func TestAttempts(t *testing.T) {
+	h := newAttempts(t)
+	script, err := os.ReadFile("testdata/attempts/stage.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.module("stages", "attempts", string(script), 0o755)
+	var s server
+	tag := fmt.Sprint(os.Getpid())
+	socket, helper := filepath.Join(h.dir, "socket"), filepath.Join(h.dir, "helper")
+	args := map[string]any{
+		"socket": socket, "helper": helper, "abstract": []string{"attempt-s-" + tag, "attempt-p-" + tag, "attempt-d-" + tag},
+		"tcp": port(t, s.listen(t, "tcp", "0.0.0.0:0")), "udp": port(t, s.listen(t, "udp", "0.0.0.0:0")),
+		"pids": []int{os.Getpid(), os.Getppid(), 1, 2}, "last": 70000,
+	}
+	for network, addresses := range map[string][]string{"unix": {socket, "@attempt-s-" + tag}, "unixpacket": {helper, "@attempt-p-" + tag}, "unixgram": {"@attempt-d-" + tag}} {
+		for _, address := range addresses {
+			s.listen(t, network, address)
+		}
+	}
+	addresses := []string{}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			addresses = append(addresses, ip.IP.String())
+		}
+	}
+	args["addresses"] = addresses
+	text, err := json.Marshal(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("lib/attempts.json", string(text))
+	base := []stage{{Type: "org.osbuild.mkdir", Options: map[string]any{"paths": []any{map[string]any{"path": "/dir"}}}}, {Type: "org.osbuild.hostname", Options: map[string]any{"hostname": "base"}},
+		{Type: "org.osbuild.copy", Options: map[string]any{"paths": []any{map[string]any{"from": "tree:///etc/hostname", "to": "tree:///file"}}}}}
+	base = slices.Insert(base, 1, stage{Type: "org.osbuild.mkdir", Options: map[string]any{"paths": []any{map[string]any{"path": "/etc"}}}})
+	tree := []stage{base[1], {Type: "org.hostile.attempts", Inputs: map[string]any{"tree": treeOf("base")}}}
+	// The checkpoint of the base is there before, and with it what the store needs.
+	h.expect(h.run(h.pipelines(nil, "base", base), nil, "--export", "base", "--output-directory", filepath.Join(h.dir, "out")), 0)
+	before := h.look()
+	start := time.Now()
+	o := h.run(h.pipelines(nil, "base", base, "tree", tree), nil, "--checkpoint", "tree", "--helper", helper, "--monitor", "LogMonitor")
+	if o.status != 0 {
+		t.Fatalf("status %d\n%s\n%.3000s", o.status, o.stdout[max(0, len(o.stdout)-5000):], o.stderr)
+	}
+	count, contained, seen := h.attempts(o.stdout)
+	total := 0
+	for _, n := range count {
+		total += n
+	}
+	t.Logf("%d attempts in %s, %d of them had an effect in the container only: %v", total, time.Since(start), contained, count)
+	if !strings.Contains(o.stdout, "the attempts have ended") {
+		t.Errorf("the stage has ended early:\n%.3000s", o.stdout[max(0, len(o.stdout)-3000):])
+	}
+	for n, least := range map[int]int{1: 1000, 2: 300, 3: 80, 4: 40, 5: 30, 8: 60, 9: 60, 11: 90, 13: 60, 14: 150} {
+		if count[n] < least {
+			t.Errorf("attempt %d was made in %d ways only, there are %d at least", n, count[n], least)
+		}
+	}
+	for _, what := range []string{
+		"1 remount /usr without ro", "1 in a nested namespace: remount /usr without ro", "1 in a twice nested namespace: open_tree all below /usr and clear nosuid",
+		"1 bind all below /run/osbuild/inputs and remount it without ro", "1 mount_setattr /run/osbuild/lib without nodev",
+		"2 unmount /usr", "2 in a nested namespace: unmount /usr", "2 move the mount /usr", "2 pivot_root and unmount below the old root", "2 hard link into the tree /run/osbuild/inputs/tree/file",
+		"3 make the device node mem in /run/osbuild/tree", "3 make the device node loop0 in a new tmpfs", "3 mount ext4 of a file",
+		"4 write /proc/self/exe", "4 write /proc/1/exe", "4 truncate /run/osbuild/bin/org.hostile.attempts", "4 write /run/osbuild/lib/stages/org.hostile.attempts",
+		"5 descriptor 0 leads to files", "5 leave the root by chroot", "8 connect to " + helper + " for packets",
+		"9 see the parent", "9 ptrace " + tag, "9 read the memory of " + tag, "9 signal any process up to 70000", "9 see who listens at /run/osbuild/api/osbuild",
+		"11 mount cgroup", "11 fsopen cgroup2", "11 write /proc/sys/kernel/core_pattern", "11 write /proc/sysrq-trigger", "11 mount debugfs",
+		fmt.Sprintf("13 connect to 127.0.0.1 port %d", args["tcp"]), "13 ask 127.0.0.1 by UDP", "13 connect to the abstract socket attempt-s-" + tag + " by type 1", "13 a socket for packets",
+		"14 say garbage 3 with two to /run/osbuild/api/osbuild", "14 say 1099511627776 bytes to /run/osbuild/api/remoteloop", "14 open many connections to /run/osbuild/api/osbuild",
+	} {
+		if !seen[what] {
+			t.Errorf("the attempt was not made: %s", what)
+		}
+	}
+	if len(s.heard) > 0 {
+		t.Errorf("the stage was heard: %q", s.heard)
+	}
+	if o.maxRSS > 300<<10 {
+		t.Errorf("the engine took %d KiB", o.maxRSS)
+	}
+	h.unchanged(before)
+}
