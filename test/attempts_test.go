@@ -427,3 +427,185 @@ func TestAttempts(t *testing.T) {
 	}
 	h.unchanged(before)
 }
+
+// secretText is in a file of the user that no stage may see.
+const secretText = "a secret of the user"
+
+// links makes folders of its tree symbolic links.
+const linksStage = `#!/bin/sh
+set -e
+kind=$(sed 's/.*"kind": *"\([a-z]*\)".*/\1/' </run/osbuild/api/arguments)
+cd /run/osbuild/tree
+mkdir inside
+for name in proc sys dev run etc tmp var boot home root usr/share; do
+	mkdir -p usr
+	case $kind in
+	absolute) to=/inside ;;
+	relative) to=../../../../../../../inside ;;
+	dangling) to=nothing/here ;;
+	loop) to=/$name ;;
+	self) to=/proc/self/root/inside ;;
+	host) to=$(cat /run/osbuild/lib/secret) ;;
+	esac
+	rm -rf "$name"
+	ln -s "$to" "$name"
+done
+`
+
+// TestAttemptsLinks runs stages, and what the engine itself does with trees, on trees whose
+// folders are symbolic links.
+func TestAttemptsLinks(t *testing.T) {
+	h := newAttempts(t)
+	h.write("lib/secret", filepath.Join(h.dir, "precious"))
+	h.write("precious/key", secretText)
+	h.module("stages", "links", linksStage, 0o755)
+	// A foreign stage that does as those do that run the tree's programs.
+	h.module("stages", "chroots", `#!/bin/sh
+cd /run/osbuild/tree
+for name in proc sys dev; do
+	mkdir -p $name 2>&1
+	mount --rbind /$name $name 2>&1 && { touch $name/attempt 2>&1; umount --lazy $name; }
+done
+for name in etc run tmp var home root boot; do
+	echo attempt >$name/attempt
+	cat $name/key $name/*/key
+done 2>&1
+chroot . /bin/true 2>&1
+exit 0
+`, 0o755)
+	var want = map[string]any{"paths": []any{map[string]any{"path": "/etc/attempt-dir", "parents": true, "exist_ok": true}}}
+	stages := []stage{
+		{Type: "org.osbuild.hostname", Options: map[string]any{"hostname": "attempt"}},
+		{Type: "org.osbuild.mkdir", Options: want},
+		{Type: "org.osbuild.machine-id", Options: map[string]any{"first-boot": "yes"}},
+		{Type: "org.osbuild.locale", Options: map[string]any{"language": "C.UTF-8"}},
+		{Type: "org.osbuild.timezone", Options: map[string]any{"zone": "UTC"}},
+		{Type: "org.osbuild.fstab", Options: map[string]any{"filesystems": []any{map[string]any{"uuid": "00000000-0000-0000-0000-000000000000", "vfs_type": "ext4", "path": "/"}}}},
+		{Type: "org.osbuild.users", Options: map[string]any{"users": map[string]any{"attempt": map[string]any{"home": "/home/attempt", "key": "ssh-ed25519 AAAA"}}}},
+		{Type: "org.osbuild.groups", Options: map[string]any{"groups": map[string]any{"attempt": map[string]any{}}}},
+		{Type: "org.osbuild.systemd", Options: map[string]any{"enabled_services": []string{"sshd.service"}}},
+		{Type: "org.osbuild.script", Options: map[string]any{"script": "#!/bin/sh\necho attempt >/etc/attempt\n"}},
+		{Type: "org.osbuild.dracut", Options: map[string]any{"kernel": []string{"1"}}},
+		{Type: "org.osbuild.chmod", Options: map[string]any{"items": map[string]any{"/etc": map[string]any{"mode": "0777", "recursive": true}}}},
+		{Type: "org.osbuild.chown", Options: map[string]any{"items": map[string]any{"/etc": map[string]any{"user": 1, "group": 1, "recursive": true}}}},
+		{Type: "org.osbuild.tmpfilesd", Options: map[string]any{"filename": "attempt.conf", "config": []any{map[string]any{"type": "d", "path": "/x"}}}},
+		{Type: "org.osbuild.resolv-conf", Options: map[string]any{"nameserver": []string{"192.0.2.1"}}},
+		{Type: "org.hostile.chroots"},
+	}
+	h.expect(h.run(h.pipelines(nil, "warm", []stage{{Type: "org.osbuild.noop"}}), nil, "--checkpoint", "warm"), 0)
+	before := h.look()
+	runs, failed, n := 0, 0, 0
+	for _, kind := range []string{"absolute", "relative", "dangling", "loop", "self", "host"} {
+		t.Run(kind, func(t *testing.T) {
+			h.t = t
+			// Each stage has a pipeline of its own on the same links.
+			links := stage{Type: "org.hostile.links", Options: map[string]any{"kind": kind}}
+			for _, s := range stages {
+				n++
+				o := h.run(h.pipelines(nil, "tree", []stage{links, s}), nil, "--checkpoint", "tree", "--export", "tree", "--export", "tree:tar", "--output-directory", filepath.Join(h.dir, "out", strconv.Itoa(n)))
+				runs++
+				text := o.stdout + o.stderr
+				if strings.Contains(text, secretText) {
+					t.Errorf("%s shows a file of the user:\n%.3000s", s.Type, text)
+				}
+				if o.status != 0 {
+					failed++
+				}
+				if o.status > 1 || crash.MatchString(text) || o.status != 0 && strings.Count("\n"+o.stderr, "\nossify: ") != 1 {
+					t.Errorf("%s: status %d\n%.3000s", s.Type, o.status, o.stderr)
+				}
+				if s.Type == "org.hostile.chroots" && !strings.Contains(text, "/bin/true") {
+					t.Errorf("the stage that chroots did not get to its end:\n%s", text)
+				}
+			}
+		})
+	}
+	h.t = t
+	t.Logf("%d stages, of which %d failed with an error", runs, failed)
+	if failed == 0 || failed == runs {
+		t.Errorf("%d of %d stages failed", failed, runs)
+	}
+	h.unchanged(before)
+	h.noSecret(filepath.Join(h.dir, "out"))
+}
+
+// noSecret sees that nobody has copied the secret.
+func (h *hostileLib) noSecret(dir string) {
+	h.t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if strings.Contains(string(data), secretText) {
+			h.t.Errorf("%s has the secret", path)
+		}
+		return err
+	})
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+// rootStage copies a shell and what it needs to its tree, and makes links of what the
+// engine shows of build roots.
+const rootStage = `#!/bin/sh
+set -e
+cd /run/osbuild/tree
+mkdir -p usr/bin usr/lib etc
+for program in sh cat ls true mkdir chmod cp; do
+	cp -L "/usr/bin/$program" usr/bin/
+	ldd "/usr/bin/$program" | grep -o '/[^ ]*' | while read -r library; do
+		mkdir -p "usr/$(dirname "${library#/usr}")"
+		cp -L "$library" "usr/${library#/usr}"
+	done
+done
+ln -s lib usr/lib64 2>/dev/null || true
+secret=$(cat /run/osbuild/lib/secret)
+kind=$(sed 's/.*"kind": *"\([a-z]*\)".*/\1/' </run/osbuild/api/arguments)
+case $kind in
+absolute) to=$secret ;;
+relative) to=../../../../../../../../../../..$secret ;;
+self) to=/proc/self/root$secret ;;
+esac
+for name in boot ostree etc/containers etc/selinux etc/alternatives etc/ssl etc/pki; do
+	ln -s "$to" "$name"
+done
+ln -s "$to/key" etc/mke2fs.conf
+`
+
+// TestAttemptsBuildRoot builds with a tree as build root that leads to files of the user by
+// symbolic links.
+func TestAttemptsBuildRoot(t *testing.T) {
+	h := newAttempts(t)
+	h.write("lib/secret", filepath.Join(h.dir, "precious"))
+	h.write("precious/key", secretText)
+	h.module("stages", "root", rootStage, 0o755)
+	h.module("stages", "reads", `#!/bin/sh
+for name in boot ostree etc/containers etc/selinux etc/alternatives etc/ssl etc/pki; do
+	ls /$name 2>&1
+	cat /$name/key 2>&1
+done
+cat /etc/mke2fs.conf 2>&1
+cp -r /boot /etc /run/osbuild/tree/ 2>&1
+echo the stage has ended
+`, 0o755)
+	h.expect(h.run(h.pipelines(nil, "warm", []stage{{Type: "org.osbuild.noop"}}), nil, "--checkpoint", "warm"), 0)
+	before := h.look()
+	for _, kind := range []string{"absolute", "relative", "self"} {
+		t.Run(kind, func(t *testing.T) {
+			h.t = t
+			manifest := h.pipelines(nil, "build", []stage{{Type: "org.hostile.root", Options: map[string]any{"kind": kind}}}, "tree/build", []stage{{Type: "org.hostile.reads"}})
+			o := h.run(manifest, nil, "--export", "tree", "--output-directory", filepath.Join(h.dir, "out"), "--monitor", "LogMonitor")
+			if o.status != 0 || !strings.Contains(o.stdout, "the stage has ended") {
+				t.Errorf("status %d\n%.3000s\n%.3000s", o.status, o.stdout, o.stderr)
+			}
+			if strings.Contains(o.stdout+o.stderr, secretText) {
+				t.Errorf("the stage reads a file of the user:\n%.3000s", o.stdout)
+			}
+			h.noSecret(filepath.Join(h.dir, "out"))
+		})
+	}
+	h.t = t
+	h.unchanged(before)
+}
