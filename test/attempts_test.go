@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -945,6 +946,106 @@ func TestAttemptsDownloads(t *testing.T) {
 	t.Logf("%d attempts; %d requests", attempts, hits)
 	if len(told) > 0 {
 		t.Errorf("another server was told %q", told)
+	}
+	h.unchanged(before)
+}
+
+// TestAttemptsBombs has content that becomes much more than it is.
+func TestAttemptsBombs(t *testing.T) {
+	h := newAttempts(t)
+	command := func(script string) []byte {
+		cmd := exec.Command("sh", "-euc", script)
+		cmd.Dir = h.dir
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", script, err)
+		}
+		return out
+	}
+	var more []string // arguments
+	try := func(name, manifest string, status int, words ...string) {
+		t.Run(name, func(t *testing.T) {
+			h.t = t
+			start := time.Now()
+			o := h.run(manifest, nil, append([]string{"--checkpoint", "tree", "--monitor", "LogMonitor"}, more...)...)
+			t.Logf("status %d, %d KiB, %s", o.status, o.maxRSS, time.Since(start))
+			if o.status != status || crash.MatchString(o.stderr) {
+				t.Errorf("status %d\n%.2000s", o.status, o.stderr)
+			}
+			for _, word := range words {
+				if !strings.Contains(o.stdout+o.stderr, word) {
+					t.Errorf("nothing says %q:\n%.2000s", word, o.stderr)
+				}
+			}
+			// GNU tar itself takes 16 bytes for each piece of a sparse file.
+			if o.maxRSS > 400<<10 {
+				t.Errorf("it took %d KiB", o.maxRSS)
+			}
+		})
+	}
+	unpacks := func(data []byte) string {
+		source, sums := inline(data)
+		return h.pipelines(source, "tree", []stage{{Type: "org.osbuild.untar", Inputs: map[string]any{"file": filesOf(sums[0])}}})
+	}
+	h.expect(h.run(h.pipelines(nil, "warm", []stage{{Type: "org.osbuild.noop"}}), nil, "--checkpoint", "warm"), 0)
+	before := h.look()
+	bomb := command("head -c 300M /dev/zero | xz --format=xz --lzma2=preset=0,dict=1GiB")
+	key := "sha256:" + strings.Repeat("0", 64)
+	try("zeros in the manifest", h.pipelines(map[string]any{"org.osbuild.inline": map[string]any{"items": map[string]any{key: map[string]any{
+		"encoding": "lzma+base64", "data": base64.StdEncoding.EncodeToString(bomb)}}}},
+		"tree", []stage{{Type: "org.osbuild.noop", Inputs: map[string]any{"f": filesOf(key)}}}), 1, "more than 268435456 bytes")
+	command("mkdir bomb && truncate -s 128M bomb/zeros")
+	for _, tool := range []string{"gzip", "xz -0", "zstd"} {
+		try("zeros in an archive of "+tool, unpacks(command("tar -c bomb | "+tool)), 0)
+	}
+	// What is in an archive is not unpacked in turn.
+	try("an archive in an archive", unpacks(command("mkdir nested && tar -c bomb | gzip >nested/a.tar.gz && tar -c nested | gzip")), 0)
+	// GNU's form 1.0: the pieces stand before the data.
+	command(`python3 - <<'EOF'
+import tarfile
+import io
+def write(name, entries, size, end="\n"):
+    with tarfile.open(name, "w:gz", format=tarfile.PAX_FORMAT, compresslevel=1) as t:
+        data = (str(entries) + end + ("0" + end + "0" + end) * (entries - 1) + str(size) + end + "0" + end).encode()
+        data += b"\0" * (-len(data) % 512)
+        i = tarfile.TarInfo("GNUSparseFile.0/f")
+        i.size = len(data)
+        i.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "f", "GNU.sparse.realsize": str(size)}
+        t.addfile(i, io.BytesIO(data))
+write("pieces.tgz", 200000, 1 << 20)
+write("many.tgz", 3000000, 1 << 20)
+write("broken.tgz", 1000000, 1 << 20, "x")
+write("hole.tgz", 1, 1 << 43)
+write("exabytes.tgz", 1, (1 << 63) - 1)
+EOF`)
+	for _, c := range []struct {
+		name   string
+		status int
+		words  []string
+		args   []string
+	}{
+		{"pieces", 0, nil, nil},
+		// tar takes four seconds for each million; a limit ends it.
+		{"many", 1, []string{"took longer than"}, []string{"--stage-timeout", "2"}},
+		{"broken", 1, nil, nil},
+		{"hole", 0, nil, nil},
+		{"exabytes", 1, nil, nil},
+	} {
+		data, err := os.ReadFile(filepath.Join(h.dir, c.name+".tgz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		more = c.args
+		try("a sparse file: "+c.name, unpacks(data), c.status, c.words...)
+		more = nil
+	}
+	try("deep JSON", h.write("m.json", strings.Repeat("[", 5<<20)), 2)
+	try("a long name", h.pipelines(nil, "tree", []stage{{Type: strings.Repeat("x", 1<<20)}}), 2)
+	h.t = t
+	for _, name := range []string{"bomb", "nested", "pieces.tgz", "many.tgz", "broken.tgz", "hole.tgz", "exabytes.tgz"} {
+		if err := os.RemoveAll(filepath.Join(h.dir, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	h.unchanged(before)
 }
