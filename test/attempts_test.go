@@ -715,7 +715,7 @@ func TestAttemptsNames(t *testing.T) {
 	}
 	quote := func(text string) string { data, _ := json.Marshal(text); return string(data) }
 	// What osbuild takes below the root of a tree is taken so, too.
-	for _, path := range []string{"../attempted", "/../attempted", "/" + far, escape} {
+	for _, path := range []string{"../attempted", "/" + far, escape} {
 		q := quote("tree://" + "/" + strings.TrimPrefix(path, "/"))
 		plain := quote(path)
 		add("mkdir "+path, path == escape, tree(options("org.osbuild.mkdir", `{"paths": [{"path": %s, "parents": true}]}`, plain)))
@@ -994,7 +994,7 @@ func TestAttemptsBombs(t *testing.T) {
 	try("zeros in the manifest", h.pipelines(map[string]any{"org.osbuild.inline": map[string]any{"items": map[string]any{key: map[string]any{
 		"encoding": "lzma+base64", "data": base64.StdEncoding.EncodeToString(bomb)}}}},
 		"tree", []stage{{Type: "org.osbuild.noop", Inputs: map[string]any{"f": filesOf(key)}}}), 1, "more than 268435456 bytes")
-	command("mkdir bomb && truncate -s 128M bomb/zeros")
+	command("mkdir bomb && truncate -s 64M bomb/zeros")
 	for _, tool := range []string{"gzip", "xz -0", "zstd"} {
 		try("zeros in an archive of "+tool, unpacks(command("tar -c bomb | "+tool)), 0)
 	}
@@ -1013,8 +1013,8 @@ def write(name, entries, size, end="\n"):
         i.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "f", "GNU.sparse.realsize": str(size)}
         t.addfile(i, io.BytesIO(data))
 write("pieces.tgz", 200000, 1 << 20)
-write("many.tgz", 3000000, 1 << 20)
-write("broken.tgz", 1000000, 1 << 20, "x")
+write("many.tgz", 1000000, 1 << 20)
+write("broken.tgz", 500000, 1 << 20, "x")
 write("hole.tgz", 1, 1 << 43)
 write("exabytes.tgz", 1, (1 << 63) - 1)
 EOF`)
