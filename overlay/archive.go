@@ -259,6 +259,10 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		u.dirs = append(u.dirs, h)
 		return nil
 	}
+	// A few bytes could stand for exabytes of zeros.
+	if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.size"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
+		return errors.New("a layer of an image has no sparse files")
+	}
 	dir, base, err := u.in(h.Name)
 	if err != nil {
 		return err

@@ -3,9 +3,12 @@ package overlay
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,6 +103,65 @@ func TestUnpackRefuses(t *testing.T) {
 			}
 			if _, err := os.Lstat(filepath.Join(top, "outside")); err == nil {
 				t.Error("a file was written outside")
+			}
+		})
+	}
+}
+
+// TestUnpackSparse has archives whose files are zeros without end, or have ten million pieces.
+func TestUnpackSparse(t *testing.T) {
+	paxed := func(records map[string]string, data io.Reader, size int64) io.Reader {
+		var b bytes.Buffer
+		var body strings.Builder
+		for key, value := range records { // archive/tar refuses to write these
+			record := " " + key + "=" + value + "\n"
+			n := len(record) + 2
+			for len(strconv.Itoa(n))+len(record) != n {
+				n++
+			}
+			fmt.Fprintf(&body, "%d%s", n, record)
+		}
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x", Size: int64(body.Len())}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(body.String())); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "GNUSparseFile.0/f", Size: size, Mode: 0o644, Format: tar.FormatUSTAR}); err != nil {
+			t.Fatal(err)
+		}
+		head := b.Bytes()
+		head[156] = 'x'
+		sum := 0
+		copy(head[148:156], "        ")
+		for _, c := range head[:512] {
+			sum += int(c)
+		}
+		copy(head[148:156], fmt.Sprintf("%06o\x00 ", sum))
+		return io.MultiReader(bytes.NewReader(head), data)
+	}
+	pieces := strings.Repeat("0\n0\n", 10_000_000)
+	for _, c := range []struct {
+		name, want string
+		archive    io.Reader
+	}{
+		{"exabytes", "no sparse files", paxed(map[string]string{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "f", "GNU.sparse.realsize": "1152921504606846976"},
+			strings.NewReader("0\n"+strings.Repeat("\x00", 510)), 512)},
+		{"ten million pieces", "sparse", paxed(map[string]string{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "f", "GNU.sparse.realsize": "1"},
+			strings.NewReader("10000000\n"+pieces), 9+int64(len(pieces)))},
+		{"the older form", "no sparse files", paxed(map[string]string{"GNU.sparse.map": "0,0", "GNU.sparse.numblocks": "1", "GNU.sparse.size": "1152921504606846976"}, strings.NewReader(""), 0)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := Unpack(t.TempDir(), c.archive)
+			runtime.ReadMemStats(&after)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 128<<20 {
+				t.Errorf("%d bytes of memory were taken", n)
 			}
 		})
 	}

@@ -34,18 +34,12 @@ type Stack struct {
 // function unmounts it, at once or, if the tree is still busy, when its last
 // user is gone, and removes what a volatile mount leaves in Work.
 func (s *Stack) Mount(target string) (unmount func() error, err error) {
-	if s.Upper == "" && len(s.Lower) == 1 {
-		// Overlay wants two layers: the mount point, which is empty, is the other.
-		// A bind mount would show overlay's own attributes.
-		alone := *s
-		alone.Lower = []string{s.Lower[0], target}
-		s = &alone
+	dir, err := os.OpenFile(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", err)
 	}
-	mount := s.mountOld
-	if takesLowerSingly() {
-		mount = s.mountNew
-	}
-	if err := mount(target); err != nil {
+	defer dir.Close()
+	if err := s.MountAt(dir); err != nil {
 		return nil, err
 	}
 	return func() error {
@@ -58,6 +52,25 @@ func (s *Stack) Mount(target string) (unmount func() error, err error) {
 		return nil
 	}, nil
 }
+
+// MountAt mounts the stack at an open directory, which is that of the mount also
+// if something else gets its name meanwhile.
+func (s *Stack) MountAt(target *os.File) error {
+	if s.Upper == "" && len(s.Lower) == 1 {
+		// Overlay wants two layers: the mount point, which is empty, is the other.
+		// A bind mount would show overlay's own attributes.
+		alone := *s
+		alone.Lower = []string{s.Lower[0], pathOf(target)}
+		s = &alone
+	}
+	if takesLowerSingly() {
+		return s.mountNew(target)
+	}
+	return s.mountOld(target)
+}
+
+// pathOf leads to an open file whatever has its name.
+func pathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // forgetVolatile removes the mark with which the kernel refuses to mount an
 // upper directory again that was volatile. The caller syncs before committing.
@@ -83,7 +96,7 @@ var takesLowerSingly = sync.OnceValue(func() bool {
 
 // mountNew uses the mount API of file descriptors, which has no limit on the
 // length of options: 500 lower directories are possible (fsconfig(2)).
-func (s *Stack) mountNew(target string) error {
+func (s *Stack) mountNew(target *os.File) error {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("open overlay filesystem: %w", err)
@@ -117,7 +130,7 @@ func (s *Stack) mountNew(target string) error {
 		}
 	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return fmt.Errorf("mount overlay at %s: %w", target, err)
+		return fmt.Errorf("mount overlay at %s: %w", target.Name(), err)
 	}
 	attr := 0
 	if s.Upper == "" {
@@ -125,18 +138,18 @@ func (s *Stack) mountNew(target string) error {
 	}
 	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
-		return fmt.Errorf("mount overlay at %s: %w", target, err)
+		return fmt.Errorf("mount overlay at %s: %w", target.Name(), err)
 	}
 	defer unix.Close(mfd)
-	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach overlay at %s: %w", target, err)
+	if err := unix.MoveMount(mfd, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach overlay at %s: %w", target.Name(), err)
 	}
 	return nil
 }
 
 // mountOld uses mount(2), whose options must fit into one page: directories are named by the numbers of
 // their descriptors, which is short, and cannot have a colon or comma in it.
-func (s *Stack) mountOld(target string) error {
+func (s *Stack) mountOld(target *os.File) error {
 	var opened []int
 	defer func() {
 		for _, fd := range opened {
@@ -185,12 +198,12 @@ func (s *Stack) mountOld(target string) error {
 			err = unix.Chdir("/proc/self/fd")
 		}
 		if err == nil {
-			err = unix.Mount(cmp.Or(s.Source, "overlay"), target, "overlay", flags, opts)
+			err = unix.Mount(cmp.Or(s.Source, "overlay"), pathOf(target), "overlay", flags, opts)
 		}
 		errc <- err
 	}()
 	if err := <-errc; err != nil {
-		return fmt.Errorf("mount overlay at %s: %w", target, err)
+		return fmt.Errorf("mount overlay at %s: %w", target.Name(), err)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMount mounts many layers in both ways; kernels before 6.8 have the old one only.
@@ -24,7 +26,7 @@ func TestMount(t *testing.T) {
 		return
 	}
 	const n = 300
-	for name, mount := range map[string]func(*Stack, string) error{"new": (*Stack).mountNew, "old": (*Stack).mountOld} {
+	for name, mount := range map[string]func(*Stack, *os.File) error{"new": (*Stack).mountNew, "old": (*Stack).mountOld} {
 		dir := filepath.Join(t.TempDir(), "with,a comma:and colon")
 		s := &Stack{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), Volatile: true}
 		target := filepath.Join(dir, "merged")
@@ -43,7 +45,11 @@ func TestMount(t *testing.T) {
 				}
 			}
 		}
-		if err := mount(s, target); err != nil {
+		at, err := os.OpenFile(target, unix.O_PATH, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mount(s, at); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -67,11 +73,12 @@ func TestMount(t *testing.T) {
 		}
 		// A read-only one.
 		s.Upper, s.Work, s.Volatile = "", "", false
-		if err := mount(s, target); err != nil {
+		if err := mount(s, at); err != nil {
 			t.Errorf("%s: read-only: %v", name, err)
 		} else if err := os.WriteFile(filepath.Join(target, "x"), nil, 0o644); err == nil {
 			t.Errorf("%s: a read-only tree was written to", name)
 		}
 		_ = exec.Command("umount", target).Run()
+		at.Close()
 	}
 }

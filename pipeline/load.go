@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"strings"
+	"unicode"
 
 	"github.com/ossify/ossify/pyjson"
 )
@@ -118,6 +119,10 @@ func (l *loader) runner(name string, path []any) (Runner, error) {
 
 // addPipeline starts a pipeline; the name must be new.
 func (l *loader) addPipeline(name string, path []any) *Pipeline {
+	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") || strings.ContainsFunc(name, unicode.IsControl) {
+		l.fail(below(path, "name"), "a pipeline cannot be named %q: its export is a directory of that name", name)
+		return nil
+	}
 	if l.m.named(name) != nil {
 		l.fail(below(path, "name"), "there is another pipeline named %q", name)
 		return nil

@@ -61,6 +61,8 @@ func TestFaults(t *testing.T) {
 		{"wrong type", `{"version": "2", "pipelines": {}}`, `.pipelines: must be array, not object`},
 		{"no name", `{"version": "2", "pipelines": [{}]}`, `.pipelines[0]: the pipeline has no name`},
 		{"same name", `{"version": "2", "pipelines": [{"name": "a"}, {"name": "a"}]}`, `.pipelines[1].name: there is another pipeline named "a"`},
+		{"name of a path", `{"version": "2", "pipelines": [{"name": "../a"}]}`, `.pipelines[0].name: a pipeline cannot be named "../a"`},
+		{"name with a line end", `{"version": "2", "pipelines": [{"name": "a\nb"}]}`, `.pipelines[0].name: a pipeline cannot be named "a\nb"`},
 		{"no type", stage(`{}`), `.pipelines[0].stages[0]: "type" is missing`},
 		{"unknown stage", stage(`{"type": "org.osbuild.hostnam"}`), `unknown stage "org.osbuild.hostnam"; did you mean "org.osbuild.hostname"?`},
 		{"path as stage", stage(`{"type": "../runners/org.osbuild.linux"}`), `unknown stage`},

@@ -142,3 +142,28 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// FuzzIDMap reads id maps: a nested one maps ids to themselves, in the same pieces.
+func FuzzIDMap(f *testing.F) {
+	for _, text := range []string{"0 1000 1\n1 100000 65536\n", "         0          0 4294967295\n", "", "\n", "0 0\n", "0 x 1\n", "-1 0 -1\n", "0 0 99999999999999999999\n", "0 0 1 2\n"} {
+		f.Add(text)
+	}
+	path := filepath.Join(f.TempDir(), "map")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ids, err := nestedMap(path)
+		if err != nil {
+			return
+		}
+		if n := strings.Count(strings.TrimSuffix(text, "\n"), "\n") + 1; len(ids) > n {
+			t.Errorf("%q has %d pieces", text, len(ids))
+		}
+		for _, m := range ids {
+			if m.ContainerID != m.HostID || m.ContainerID < 0 || m.Size <= 0 || m.ContainerID+m.Size > 1<<32 {
+				t.Errorf("%q: %+v", text, m)
+			}
+		}
+	})
+}

@@ -53,6 +53,17 @@ func (b *BuildRoot) HasPython() bool {
 	return err == nil
 }
 
+// hasDir says whether a path of the tree leads to a directory of it.
+func (b *BuildRoot) hasDir(path string) bool {
+	f, err := openInside(b.Tree, path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	return err == nil && st.IsDir()
+}
+
 // rootLinks are the links into /usr of a merged-/usr system.
 var rootLinks = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
 
@@ -76,7 +87,7 @@ func (b *BuildRoot) skeleton() []Op {
 		Dir{Target: "/var/tmp", Mode: 0o777 | os.ModeSticky},
 	}
 	for _, name := range rootLinks {
-		if st, err := os.Stat(filepath.Join(b.Tree, "usr", name)); err == nil && st.IsDir() {
+		if b.hasDir(filepath.Join("usr", name)) {
 			ops = append(ops, Symlink{To: "usr/" + name, Target: "/" + name})
 		}
 	}
@@ -93,14 +104,14 @@ func (b *BuildRoot) ops(stack *overlay.Stack) []Op {
 		}
 		return append(ops, b.shortLived()...)
 	}
-	ops = append(ops, Bind{Source: filepath.Join(b.Tree, "usr"), Target: "/usr"})
+	ops = append(ops, Bind{Within: b.Tree, Source: "usr", Target: "/usr"})
 	if b.Boot {
 		ops = append(ops,
-			Bind{Source: filepath.Join(b.Tree, "boot"), Target: "/boot", Optional: true},
-			Bind{Source: filepath.Join(b.Tree, "ostree"), Target: "/ostree", Optional: true})
+			Bind{Within: b.Tree, Source: "boot", Target: "/boot", Optional: true},
+			Bind{Within: b.Tree, Source: "ostree", Target: "/ostree", Optional: true})
 	}
 	for _, path := range etcImports {
-		ops = append(ops, Bind{Source: filepath.Join(b.Tree, path), Target: "/" + path, Optional: true})
+		ops = append(ops, Bind{Within: b.Tree, Source: path, Target: "/" + path, Optional: true})
 	}
 	return append(ops, b.shortLived()...)
 }

@@ -149,11 +149,14 @@ func nestedMap(path string) ([]configs.IDMap, error) {
 	var maps []configs.IDMap
 	scan := bufio.NewScanner(f)
 	for scan.Scan() {
-		var inside, outside, count int64
+		var inside, outside, count uint32
 		if _, err := fmt.Sscan(scan.Text(), &inside, &outside, &count); err != nil {
 			return nil, fmt.Errorf("read id map %s: %w", path, err)
 		}
-		maps = append(maps, configs.IDMap{ContainerID: inside, HostID: inside, Size: count})
+		if count == 0 || inside+count-1 < inside {
+			return nil, fmt.Errorf("read id map %s: %q is no range of ids", path, scan.Text())
+		}
+		maps = append(maps, configs.IDMap{ContainerID: int64(inside), HostID: int64(inside), Size: int64(count)})
 	}
 	return maps, scan.Err()
 }

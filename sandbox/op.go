@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/ossify/ossify/overlay"
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +41,10 @@ type Tmpfs struct {
 // mounted below it.
 type Bind struct {
 	Source, Target string
-	Writable       bool
+	// Within, if not empty, is the tree that Source is a path of: symbolic links
+	// on the way are resolved inside.
+	Within   string
+	Writable bool
 	// Optional leaves it out if Source does not exist.
 	Optional bool
 	// Devices lets device nodes in it work.
@@ -106,7 +109,7 @@ func (o Bind) Describe() string {
 	if o.AsMounted {
 		mode = "as mounted"
 	}
-	return fmt.Sprintf("bind %s <- %s %s", o.Target, o.Source, mode)
+	return fmt.Sprintf("bind %s <- %s %s", o.Target, filepath.Join(o.Within, o.Source), mode)
 }
 
 // Describe says in one line what the step does.
@@ -137,38 +140,74 @@ func (o Overlay) Apply(root string) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.Stack.Mount(target)
-	return err
+	defer target.Close()
+	return o.Stack.MountAt(target)
 }
 
 // Apply mounts the filesystem.
 func (o Tmpfs) Apply(root string) error {
-	target, err := makeDir(root, o.Target, o.Mode)
+	target, err := makeDir(root, o.Target, o.Mode.Perm())
 	if err != nil {
 		return err
 	}
-	opts := fmt.Sprintf("mode=%04o", o.Mode)
-	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+	defer target.Close()
+	fd, err := newTmpfs(o.Mode)
+	if err != nil {
+		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
+	}
+	defer unix.Close(fd)
+	if err := attach(fd, target); err != nil {
 		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
 	if o.Shared {
-		if err := unix.Mount("", target, "", unix.MS_SHARED, ""); err != nil {
+		attr := unix.MountAttr{Propagation: unix.MS_SHARED}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 			return fmt.Errorf("cannot share %s in build root: %w", o.Target, err)
 		}
 	}
 	return nil
 }
 
+// newTmpfs returns a detached filesystem.
+func newTmpfs(mode os.FileMode) (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", "tmpfs"); err != nil {
+		return -1, err
+	}
+	if err := unix.FsconfigSetString(fs, "mode", fmt.Sprintf("%04o", mode)); err != nil {
+		return -1, err
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// attach attaches a detached mount to an open file or directory: by its name
+// something else could have taken its place.
+func attach(mount int, target *os.File) error {
+	return unix.MoveMount(mount, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
 // Apply makes the bind mount.
 func (o Bind) Apply(root string) error {
-	st, err := os.Stat(o.Source)
+	source, err := o.open()
 	if errors.Is(err, os.ErrNotExist) && o.Optional {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("cannot provide %s in build root: %w", o.Target, err)
 	}
-	var target string
+	defer source.Close()
+	st, err := source.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot provide %s in build root: %w", o.Target, err)
+	}
+	var target *os.File
 	if st.IsDir() {
 		target, err = makeDir(root, o.Target, 0o755)
 	} else {
@@ -177,9 +216,10 @@ func (o Bind) Apply(root string) error {
 	if err != nil {
 		return err
 	}
+	defer target.Close()
 	// It is protected before it can be seen: there may be a container that
 	// it spreads to.
-	fd, err := unix.OpenTree(unix.AT_FDCWD, o.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
@@ -197,10 +237,28 @@ func (o Bind) Apply(root string) error {
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("cannot protect %s in build root: %w", o.Target, err)
 	}
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := attach(fd, target); err != nil {
 		return fmt.Errorf("cannot mount %s in build root: %w", o.Target, err)
 	}
 	return nil
+}
+
+func (o Bind) open() (*os.File, error) {
+	if o.Within != "" {
+		return openInside(o.Within, o.Source)
+	}
+	return os.OpenFile(o.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+}
+
+// openInside opens a path of a tree, without access to its content; symbolic links
+// lead nowhere else.
+func openInside(tree, path string) (*os.File, error) {
+	f, err := pathrs.OpenInRoot(tree, path)
+	var errno unix.Errno
+	if errors.As(err, &errno) { // the library's words are for programmers
+		return nil, &os.PathError{Op: "open", Path: filepath.Join(tree, path), Err: errno}
+	}
+	return f, err
 }
 
 // Apply makes the directory.
@@ -209,7 +267,7 @@ func (o Dir) Apply(root string) error {
 	if err != nil {
 		return err
 	}
-	return os.Chmod(target, o.Mode)
+	return errors.Join(target.Chmod(o.Mode), target.Close())
 }
 
 // Apply writes the file.
@@ -218,10 +276,14 @@ func (o File) Apply(root string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(target, o.Content, o.Mode); err != nil {
+	err = target.Truncate(0)
+	if err == nil {
+		_, err = target.Write(o.Content)
+	}
+	if err = errors.Join(err, target.Chmod(o.Mode), target.Close()); err != nil {
 		return fmt.Errorf("cannot write %s in build root: %w", o.Target, err)
 	}
-	return os.Chmod(target, o.Mode)
+	return nil
 }
 
 // Apply makes the link.
@@ -230,35 +292,40 @@ func (o Symlink) Apply(root string) error {
 	if err != nil {
 		return err
 	}
-	err = os.Symlink(o.To, filepath.Join(dir, filepath.Base(o.Target)))
+	defer dir.Close()
+	err = unix.Symlinkat(o.To, int(dir.Fd()), filepath.Base(o.Target))
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("cannot link %s in build root: %w", o.Target, err)
 	}
 	return nil
 }
 
-func makeDir(root, path string, mode os.FileMode) (string, error) {
-	target, err := securejoin.SecureJoin(root, path)
+// makeDir opens a directory below root, which it makes if need be.
+func makeDir(root, path string, mode os.FileMode) (*os.File, error) {
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("cannot use %s in build root: %w", path, err)
+		return nil, fmt.Errorf("cannot make %s in build root: %w", path, err)
 	}
-	if err := os.MkdirAll(target, mode); err != nil {
-		return "", fmt.Errorf("cannot make %s in build root: %w", path, err)
+	defer dir.Close()
+	target, err := pathrs.MkdirAllHandle(dir, path, mode)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make %s in build root: %w", path, err)
 	}
 	return target, nil
 }
 
-func makeFile(root, path string) (string, error) {
+// makeFile opens a file below root for writing, which it makes if need be.
+func makeFile(root, path string) (*os.File, error) {
 	dir, err := makeDir(root, filepath.Dir(path), 0o755)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	target := filepath.Join(dir, filepath.Base(path))
-	f, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(path), unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return "", fmt.Errorf("cannot make %s in build root: %w", path, err)
+		return nil, fmt.Errorf("cannot make %s in build root: %w", path, err)
 	}
-	return target, f.Close()
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Layout applies the steps below root, an existing directory. The returned
@@ -296,11 +363,7 @@ func DescribeAll(ops []Op) string {
 
 // BindInside binds path, resolved inside root, read-only at target.
 func BindInside(root, path, target string) error {
-	source, err := securejoin.SecureJoin(root, path)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", path, err)
-	}
-	return Bind{Source: source, Target: filepath.Base(target)}.Apply(filepath.Dir(target))
+	return Bind{Within: root, Source: path, Target: filepath.Base(target)}.Apply(filepath.Dir(target))
 }
 
 // Apply does it below root.
@@ -309,7 +372,8 @@ func (o Attach) Apply(root string) error {
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", o.Target, err)
 	}
-	if err := unix.MoveMount(int(o.Mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	defer target.Close()
+	if err := attach(int(o.Mount.Fd()), target); err != nil {
 		return fmt.Errorf("attach %s: %w", o.Target, err)
 	}
 	return nil

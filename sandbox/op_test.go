@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,119 @@ func TestLinksStayInside(t *testing.T) {
 		}
 		detachBelow(t, root)
 	}
+}
+
+// TestSwappedTargets lays out a container 10,000 times while somebody swaps a
+// folder on the way, and a tree's folder that is shown, for a symbolic link.
+func TestSwappedTargets(t *testing.T) {
+	outside := t.TempDir()
+	for _, dir := range []string{"b", "empty"} {
+		if err := os.Mkdir(filepath.Join(outside, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(outside, "file"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := list(t, outside)
+	root := t.TempDir()
+	fresh, err := sandbox.Layout(root, []sandbox.Op{sandbox.Tmpfs{Target: "/", Mode: 0o755}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := fresh(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, dir := range []string{"a", "tree", "tree/usr", "tree/usr/inside"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{"away", "tree/away"} {
+		if err := os.Symlink(outside, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end, swaps := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-end:
+				swaps <- n
+				return
+			default:
+			}
+			_ = unix.Renameat2(unix.AT_FDCWD, root+"/a", unix.AT_FDCWD, root+"/away", unix.RENAME_EXCHANGE)
+			_ = unix.Renameat2(unix.AT_FDCWD, root+"/tree/usr", unix.AT_FDCWD, root+"/tree/away", unix.RENAME_EXCHANGE)
+			n++
+		}
+	}()
+	stack := &overlay.Stack{Lower: []string{root + "/tree", outside + "/empty"}}
+	ops := []sandbox.Op{
+		sandbox.Dir{Target: "/a/b/made", Mode: 0o777},
+		sandbox.File{Target: "/a/file", Content: []byte("x"), Mode: 0o666},
+		sandbox.Symlink{To: "x", Target: "/a/b/link"},
+		sandbox.Tmpfs{Target: "/a/b", Mode: 0o777},
+		sandbox.Bind{Source: root + "/tree", Target: "/a/b/c"},
+		sandbox.Bind{Source: root + "/tree", Target: "/a/b"},
+		sandbox.Bind{Within: root + "/tree", Source: "usr", Target: "/seen"},
+		sandbox.Overlay{Stack: stack, Target: "/a/b"},
+	}
+	const rounds = 10000
+	done := 0
+	for i := range rounds {
+		if ops[i%len(ops)].Apply(root) == nil {
+			done++
+		}
+		if _, err := os.Lstat(root + "/seen/file"); err == nil {
+			t.Fatalf("round %d: what is outside is seen inside", i)
+		}
+		if i%len(ops) == len(ops)-1 { // wherever it is just now
+			for _, path := range []string{"/seen", "/a/b/c", "/away/b/c", "/a/b", "/away/b", "/a/b", "/away/b", "/a/b", "/away/b"} {
+				_ = unix.Unmount(root+path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			}
+		}
+	}
+	close(end)
+	t.Logf("%d of %d steps were done, %d swaps", done, rounds, <-swaps)
+	if done < rounds/10 || done == rounds {
+		t.Errorf("%d of %d steps were done", done, rounds)
+	}
+	if strings.Contains(mounts(t), outside) {
+		t.Errorf("something is mounted outside:\n%s", mounts(t))
+	}
+	if after := list(t, outside); after != before {
+		t.Errorf("outside was:\n%s\nis:\n%s", before, after)
+	}
+}
+
+// list shows all files in a folder, their modes, times and content.
+func list(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&b, path, st.Mode(), st.ModTime(), st.Size())
+		if st.Mode().IsRegular() {
+			data, err := os.ReadFile(path)
+			fmt.Fprintf(&b, "%s\n", data)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }
 
 // TestUnmountBelow takes away mounts that nobody may take apart: those below

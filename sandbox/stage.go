@@ -232,9 +232,8 @@ func networkFiles(root *BuildRoot) []Op {
 		}
 	}
 	for _, name := range []string{"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies"} {
-		source := filepath.Join(root.Tree, name)
-		if st, err := os.Lstat(source); err == nil && st.IsDir() {
-			ops = append(ops, Bind{Source: source, Target: name})
+		if root.hasDir(name) {
+			ops = append(ops, Bind{Within: root.Tree, Source: name, Target: name})
 		}
 	}
 	return ops

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -420,6 +421,53 @@ func FuzzHeaders(f *testing.F) {
 		}
 		if c, err := parseChecksum(key); err == nil && (c.text != key || filepath.Base(key) != key || len(key) > 135) {
 			t.Errorf("%q is taken for a checksum", key)
+		}
+	})
+}
+
+// FuzzItems decodes items of manifests, and follows redirects: nothing but files and the web is
+// asked, and a password is not shown.
+func FuzzItems(f *testing.F) {
+	for _, item := range []string{
+		`"http://h/p"`, `{"url": "https://u:p@[::1]:8/a+b%20c?q#f", "mirrors": ["file:///etc/x", "file://localhost/x"]}`, `{"url": "http:///x"}`, `"file:x"`, `"FILE:///x"`,
+		`{"url": "ftp://h/", "size": -1}`, `"http://h/%zz"`, `"//h/p"`, `"http://h@g/\u0000"`, `{"url": "http://a", "mirrors": [null]}`, `{"secrets": {"name": 7}}`, `null`, `[]`,
+	} {
+		f.Add([]byte(item), "http://h/")
+	}
+	f.Add([]byte(`"https://h/"`), "http://h/")
+	f.Fuzz(func(t *testing.T, data []byte, to string) {
+		var item curlItem
+		if json.Unmarshal(data, &item) != nil {
+			return
+		}
+		urls, err := item.urls()
+		if err != nil {
+			return
+		}
+		for _, u := range urls {
+			switch u.Scheme {
+			case "http", "https":
+				if u.Host == "" || strings.ContainsAny(u.Host, "/\r\n\x00") {
+					t.Errorf("%q: host %q", data, u.Host)
+				}
+			case "file":
+				if !strings.HasPrefix(u.Path, "/") {
+					t.Errorf("%q: the file %q", data, u.Path)
+				}
+			default:
+				t.Errorf("%q: scheme %q", data, u.Scheme)
+			}
+			if again, err := url.Parse(u.String()); err != nil || again.Host != u.Host || again.Path != u.Path || strings.Contains(again.EscapedPath(), "+") {
+				t.Errorf("%q: %s becomes %v, %v", data, u, again, err)
+			}
+			target, err := u.Parse(to)
+			if err != nil {
+				continue
+			}
+			from, next := &http.Request{URL: u, Header: http.Header{}}, &http.Request{URL: target, Header: http.Header{"Referer": {"x"}}}
+			if err := checkRedirect(next, []*http.Request{from}); err == nil && (target.Scheme != u.Scheme && target.Scheme != "https" || next.Header.Get("Referer") != "") {
+				t.Errorf("a redirect from %s to %s", u, target)
+			}
 		}
 	})
 }

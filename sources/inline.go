@@ -24,6 +24,10 @@ type inlineItem struct {
 	Data     string `json:"data"`
 }
 
+// maxInline bounds what compressed content becomes, in bytes: a few of a manifest
+// could fill the disk, and what they are decoded with is as large.
+const maxInline = 256 << 20
+
 // inline puts content of the manifest itself into the cache.
 func inline(_ context.Context, _ *module.Service, d *module.Download) ([]module.ItemResult, error) {
 	var results []module.ItemResult
@@ -46,10 +50,6 @@ func sortedKeys(items map[string]json.RawMessage) []string {
 	sort.Strings(keys)
 	return keys
 }
-
-// maxInline is how many bytes of content may stand in a manifest, where they can be
-// compressed: a few of them can become very many.
-const maxInline = 1 << 30
 
 func inlineOne(d *module.Download, key string) (cached bool, err error) {
 	c, err := parseChecksum(key)
@@ -81,7 +81,7 @@ func inlineOne(d *module.Download, key string) (cached bool, err error) {
 		return false, fmt.Errorf("%s: decode %s: %w", key, item.Encoding, err)
 	}
 	if n > maxInline {
-		return false, fmt.Errorf("%s: the inline data has more than %d bytes when it is decoded; nothing was stored", key, int64(maxInline))
+		return false, fmt.Errorf("%s: the decoded content has more than %d bytes: give the file a URL and use org.osbuild.curl", key, maxInline)
 	}
 	if got := c.sum(h); got != key {
 		return false, fmt.Errorf("checksum mismatch for inline data: expected %s, got %s, %d bytes; nothing was stored", key, got, n)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -116,6 +117,51 @@ func FuzzOrdered(f *testing.F) {
 			t.Fatalf("%q: got %v (%v), want %v", data, got, gotErr, want)
 		}
 	})
+}
+
+// FuzzOptions decodes options of stages that read JSON in ways of their own: what was taken is
+// taken again.
+func FuzzOptions(f *testing.F) {
+	for _, text := range []string{
+		`"root"`, `0`, `-1`, `1.5`, `1e3`, `true`, `false`, `null`, `[]`, `{}`, `[["ENV", "x", "y"]]`, `{"Unit": {"After": ["a", "b"], "Description": "x"}}`,
+		`{"comment": ["x"]}`, `[{"key": "SUBSYSTEM", "op": "==", "val": "x"}]`, `{"key": {"name": "ATTR", "arg": "x"}, "op": "=", "val": 7}`, `{"a": {"a": {}}, "a": 1}`, `"\ud800"`,
+	} {
+		f.Add([]byte(text))
+	}
+	paths, err := filepath.Glob("testdata/*/*.txtar")
+	if err != nil || len(paths) == 0 {
+		f.Fatalf("no cases: %v", err)
+	}
+	for i := 0; i < len(paths); i += 10 {
+		if c, err := readCase(paths[i]); err == nil {
+			if options, ok := c.get("options.json"); ok {
+				f.Add([]byte(options))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, decode := range []func() (any, error){
+			decodes[owner](data), decodes[grubPlatform](data), decodes[ordered[json.RawMessage]](data), decodes[ordered[ordered[string]]](data), decodes[unitConfig](data),
+			decodes[udevRule](data), decodes[udevKey](data), decodes[mkdirOptions](data), decodes[copyOptions](data), decodes[untarOptions](data), decodes[zipOptions](data),
+		} {
+			first, err := decode()
+			second, again := decode()
+			if (err == nil) != (again == nil) || err == nil && !reflect.DeepEqual(first, second) {
+				t.Errorf("%q: %v (%v), then %v (%v)", data, first, err, second, again)
+			}
+			if err == nil && !json.Valid(data) {
+				t.Errorf("%q is taken for JSON", data)
+			}
+		}
+	})
+}
+
+func decodes[O any](data []byte) func() (any, error) {
+	return func() (any, error) {
+		var o O
+		err := json.Unmarshal(data, &o)
+		return o, err
+	}
 }
 
 func TestParseLocation(t *testing.T) {

@@ -117,13 +117,16 @@ func archivedDevices(ctx context.Context, args *module.Args, source, tool string
 			return nil, err
 		}
 		cmd.Stdin = file
-		if data, err = cmd.StdoutPipe(); err != nil {
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
 			return nil, err
 		}
 		if err := cmd.Start(); err != nil {
 			return nil, err
 		}
-		defer func() { _ = cmd.Wait() }()
+		// It waits for somebody to read until the pipe is closed.
+		defer func() { _ = errors.Join(pipe.Close(), cmd.Wait()) }()
+		data = pipe
 	}
 	out := map[string]record.Device{}
 	for archive := tar.NewReader(data); ; {

@@ -106,7 +106,10 @@ func linkLayers(overlayDir string, layers []string) error {
 		if err != nil {
 			return err
 		}
-		name := cmp.Or(string(noted), names[layer], rand.Text()) // theirs are 26 letters and digits, too
+		if !isShortName(string(noted)) {
+			noted = nil
+		}
+		name := cmp.Or(string(noted), names[layer], rand.Text())
 		if len(noted) == 0 {
 			if err := writeFile(filepath.Dir(path), path, []byte(name)); err != nil {
 				return err
@@ -118,6 +121,12 @@ func linkLayers(overlayDir string, layers []string) error {
 		}
 	}
 	return nil
+}
+
+// isShortName says whether containers/storage, or rand.Text, could have made that name: 26 letters
+// and digits.
+func isShortName(name string) bool {
+	return len(name) == 26 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
 }
 
 // shortNames are the short names of layers, by layer.

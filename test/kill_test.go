@@ -150,16 +150,16 @@ func processes(store string) []string {
 	var found []string
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range paths {
-		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), store) && ours(filepath.Dir(path)) {
+		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), store) && isOurs(filepath.Dir(path)) {
 			found = append(found, strings.ReplaceAll(string(data), "\x00", " "))
 		}
 	}
 	return found
 }
 
-// ours says whether a process is of this user, or of one of the user's subordinate ids; other users may run
+// isOurs says whether a process is of this user, or of one of the user's subordinate ids; other users may run
 // the same tests.
-func ours(proc string) bool {
+func isOurs(proc string) bool {
 	info, err := os.Stat(proc)
 	if err != nil {
 		return false
