@@ -307,11 +307,38 @@ func makeDir(root, path string, mode os.FileMode) (*os.File, error) {
 		return nil, fmt.Errorf("cannot make %s in build root: %w", path, err)
 	}
 	defer dir.Close()
-	target, err := pathrs.MkdirAllHandle(dir, path, mode)
+	target, err := makeInside(dir, filepath.Clean("/"+path), mode)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make %s in build root: %w", path, err)
 	}
 	return target, nil
+}
+
+// makeInside opens a directory of the tree at dir, and makes it and those above it if need be;
+// symbolic links lead nowhere else (openat2(2)).
+func makeInside(dir *os.File, path string, mode os.FileMode) (*os.File, error) {
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for made := false; ; made = true {
+		fd, err := unix.Openat2(int(dir.Fd()), path, &how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case err == unix.EAGAIN: // something was renamed meanwhile
+			made = false
+			continue
+		case err != unix.ENOENT || made || path == "/":
+			return nil, err
+		}
+		parent, err := makeInside(dir, filepath.Dir(path), mode)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Mkdirat(int(parent.Fd()), filepath.Base(path), uint32(mode.Perm()))
+		parent.Close()
+		if err != nil && err != unix.EEXIST {
+			return nil, err
+		}
+	}
 }
 
 // makeFile opens a file below root for writing, which it makes if need be.
